@@ -1,0 +1,1 @@
+"""The only code that touches Docker, git and the files of the host."""

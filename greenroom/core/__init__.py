@@ -1,0 +1,1 @@
+"""Pure decisions and models: standard library and pydantic only, no clock, no I/O."""

@@ -1,0 +1,280 @@
+"""The keeper's own moves on its ledger: facts for the plan, enacting it, and what people see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import assert_never
+
+from greenroom.core import plan
+from greenroom.core.config import PoolConfig, changes
+from greenroom.core.ledger import Build, Ledger, Slot, Streak
+from greenroom.core.lifecycle import PREPARING, EndReason, State
+from greenroom.core.messages import (
+    Ask,
+    ConfigureReply,
+    ConfigureRequest,
+    ContainerInput,
+    Counts,
+    PoolStatus,
+    RefreshView,
+    Retire,
+    SlotView,
+    SnapshotInput,
+)
+from greenroom.core.names import container_workflow_id, snapshot_workflow_id
+
+END_PATIENCE_S = 900.0
+"""How long saving and removing a container may take before it is asked."""
+CREATE_PATIENCE_S = 180.0
+
+
+def facts(ledger: Ledger, looking: bool) -> plan.PoolSnapshot:
+    """The frozen facts that ``plan.decide`` rests on."""
+    build, config = ledger.build, ledger.config
+    lines = len(config.system) + len(config.build) + len(config.install or ()) + 4
+    patience = lines * max(config.timeouts.install, config.timeouts.build) + END_PATIENCE_S
+    return plan.PoolSnapshot(
+        minimum=config.size.min,
+        maximum=config.size.max,
+        paused=ledger.paused,
+        suspended=ledger.suspended,
+        queue=len(ledger.queue),
+        look=ledger.look,
+        looking=looking,
+        wanted=ledger.wanted.fingerprint if ledger.wanted else None,
+        serving=ledger.serving.source.fingerprint if ledger.serving else None,
+        building=build.source.fingerprint if build else None,
+        build_deadline=build.since + patience if build else None,
+        build_asked_at=build.asked_at if build else 0.0,
+        build_streak=_streak(ledger.build_streak),
+        slot_streak=_streak(ledger.slot_streak),
+        slots=tuple(_slot_facts(ledger, slot) for slot in ledger.slots.values()),
+    )
+
+
+def _streak(streak: Streak) -> plan.StreakFacts:
+    return plan.StreakFacts(streak.count, streak.retry_at)
+
+
+def _slot_facts(ledger: Ledger, slot: Slot) -> plan.SlotFacts:
+    timeouts = ledger.config.timeouts
+    deadline: float | None = None
+    if slot.ending is not None:
+        deadline = slot.since + END_PATIENCE_S
+    elif slot.state is State.CLAIMED:
+        deadline = slot.lease.expires_at if slot.lease else slot.since
+    elif slot.state in PREPARING:
+        deadline = slot.since + CREATE_PATIENCE_S + timeouts.clone + 4 * timeouts.install
+    return plan.SlotFacts(
+        container=slot.container,
+        state=slot.state,
+        since=slot.since,
+        fresh=ledger.is_fresh(slot),
+        ending=slot.ending is not None,
+        deadline=deadline,
+        asked_at=slot.asked_at,
+    )
+
+
+def enact(ledger: Ledger, action: plan.Action, now: float, ids: Iterator[str]) -> None:
+    """Record the intent of one action and post its messages; ``ids`` yields new container ids.
+
+    ``Look`` is the keeper workflow's own business (an activity) and changes nothing here.
+    """
+    match action:
+        case plan.Look():
+            pass
+        case plan.BuildSnapshot():
+            _start_build(ledger, now)
+        case plan.Provision(count):
+            for _ in range(count):
+                _start_container(ledger, next(ids), now)
+        case plan.RetireContainer(container, reason):
+            retire(ledger, ledger.slots[container], reason, now)
+        case plan.AskContainer(container):
+            slot = ledger.slots[container]
+            slot.asked_at = now
+            slot.sent_seq += 1
+            ident = container_workflow_id(ledger.pool, container)
+            ledger.post("signal", ident, "ask", Ask(seq=slot.sent_seq))
+        case plan.AskBuild():
+            if ledger.build is not None:
+                ledger.build.asked_at = now
+                ident = snapshot_workflow_id(ledger.pool, ledger.build.source.fingerprint)
+                ledger.post("signal", ident, "ask", Ask(seq=0))
+        case _:
+            assert_never(action)
+
+
+def _start_build(ledger: Ledger, now: float) -> None:
+    source = ledger.wanted
+    if source is None:
+        return
+    ledger.build = Build(source=source, since=now)
+    ledger.post(
+        "start",
+        snapshot_workflow_id(ledger.pool, source.fingerprint),
+        "Snapshot",
+        SnapshotInput(pool=ledger.pool, config=ledger.config, source=source),
+    )
+
+
+def _start_container(ledger: Ledger, container: str, now: float) -> None:
+    serving = ledger.serving
+    if serving is None:
+        return
+    ledger.slots[container] = Slot(
+        container=container,
+        since=now,
+        created_at=now,
+        fingerprint=serving.source.fingerprint,
+        shape=ledger.shape(),
+        commit=serving.source.commit,
+    )
+    ledger.post(
+        "start",
+        container_workflow_id(ledger.pool, container),
+        "Container",
+        ContainerInput(
+            pool=ledger.pool, container=container, config=ledger.config, snapshot=serving
+        ),
+    )
+
+
+def retire(ledger: Ledger, slot: Slot, reason: EndReason, now: float) -> None:
+    """Have one container retired; a claimed one saves its work first."""
+    if slot.ending is not None:
+        return
+    slot.ending, slot.since = reason, now
+    slot.sent_seq += 1
+    ident = container_workflow_id(ledger.pool, slot.container)
+    ledger.post("signal", ident, "retire", Retire(seq=slot.sent_seq, reason=reason))
+
+
+def configure(ledger: Ledger, request: ConfigureRequest) -> ConfigureReply:
+    """Take a pool file; a changed one is looked at anew and forgives earlier failures."""
+    changed = changes(ledger.config, request.config)
+    if request.resume_from_down and ledger.suspended is EndReason.DOWN:
+        ledger.suspended = None
+        ledger.look = True
+        _forgive(ledger)
+    if changed:
+        ledger.config = request.config
+        ledger.generation += 1
+        ledger.look = True
+        _forgive(ledger)
+    return ConfigureReply(created=False, changed=tuple(changed))
+
+
+def look_again(ledger: Ledger, force: bool) -> None:
+    """A push, or a refresh by hand (``force``: forgive a streak of failures too)."""
+    ledger.look = True
+    if force:
+        _forgive(ledger)
+
+
+def _forgive(ledger: Ledger) -> None:
+    ledger.build_streak = Streak()
+    ledger.slot_streak = Streak()
+
+
+def resized(config: PoolConfig, minimum: int, maximum: int | None) -> PoolConfig:
+    """The pool file with another size; raises ValueError for one that is out of bounds."""
+    top = max(config.size.max, minimum) if maximum is None else maximum
+    size = {"min": minimum, "max": top}
+    return PoolConfig.model_validate({**config.model_dump(mode="json"), "size": size})
+
+
+def tally(ledger: Ledger) -> Counts:
+    """Containers by state; ``stale`` are those ready that a fresh one will replace."""
+    by_state = dict.fromkeys(State, 0)
+    stale = 0
+    for slot in ledger.slots.values():
+        by_state[slot.state] += 1
+        stale += slot.state is State.READY and slot.ending is None and not ledger.is_fresh(slot)
+    return Counts(
+        creating=by_state[State.CREATING],
+        cloning=by_state[State.CLONING],
+        installing=by_state[State.INSTALLING],
+        ready=sum(s.state is State.READY and s.ending is None for s in ledger.slots.values()),
+        claimed=by_state[State.CLAIMED],
+        stale=stale,
+        retired_total=sum(ledger.counters.retired.values()),
+    )
+
+
+def status(ledger: Ledger, looking: bool, now: float) -> PoolStatus:
+    """What people and programs see of the pool."""
+    config, serving, totals = ledger.config, ledger.serving, ledger.counters
+    misses = sum(totals.misses.values())
+    asked = totals.warm + misses
+    return PoolStatus(
+        pool=ledger.pool,
+        repo=config.repo,
+        ref=config.ref,
+        commit=serving.source.commit if serving else "",
+        fingerprint=serving.source.fingerprint if serving else "",
+        target=plan.target(config.size.min, config.size.max, len(ledger.queue)),
+        max=config.size.max,
+        paused=ledger.paused,
+        suspended=str(ledger.suspended or ""),
+        counts=tally(ledger),
+        queue=len(ledger.queue),
+        containers=tuple(_slot_view(slot) for slot in ledger.slots.values()),
+        hit_rate=totals.warm / asked if asked else None,
+        cold_rate=misses / asked if asked else None,
+        claims_warm=totals.warm,
+        claims_cold=totals.cold,
+        claims_refused=totals.refused,
+        misses=totals.misses,
+        retired=totals.retired,
+        refresh=_refresh_view(ledger, looking),
+        failure=ledger.slot_streak.failure or ledger.build_streak.failure,
+        failure_streak=max(ledger.slot_streak.count, ledger.build_streak.count),
+        retry_at=ledger.slot_streak.retry_at or ledger.build_streak.retry_at,
+        snapshot=serving,
+        preparation_s=tuple(ledger.timings),
+        generation=ledger.generation,
+        at=now,
+    )
+
+
+def _slot_view(slot: Slot) -> SlotView:
+    lease = slot.lease
+    return SlotView(
+        container=slot.container,
+        state=slot.state,
+        host=slot.host,
+        since=slot.since,
+        fingerprint=slot.fingerprint,
+        commit=slot.commit,
+        claim_id=lease.claim_id if lease else "",
+        holder=lease.holder if lease else "",
+        expires_at=lease.expires_at if lease else 0.0,
+        ending=str(slot.ending or ""),
+    )
+
+
+def _refresh_view(ledger: Ledger, looking: bool) -> RefreshView:
+    wanted, build, streak = ledger.wanted, ledger.build, ledger.build_streak
+    rolling = any(s.state is State.READY and not ledger.is_fresh(s) for s in ledger.slots.values())
+    state = (
+        "resolving"
+        if looking
+        else "building"
+        if build
+        else "failed"
+        if streak.count
+        else "rolling"
+        if rolling
+        else "idle"
+    )
+    return RefreshView(
+        state=state,
+        commit=wanted.commit if wanted else "",
+        fingerprint=wanted.fingerprint if wanted else "",
+        since=build.since if build else 0.0,
+        error=streak.failure,
+        retry_at=streak.retry_at,
+        attempts=streak.count,
+    )

@@ -1,0 +1,290 @@
+"""Who gets which container: claiming, queueing, releasing, over the ledger and nothing else.
+
+Each function changes the ledger and posts what must be told to its outbox in one step, so that
+choosing and marking a container cannot be torn apart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from greenroom.core.errors import (
+    ClaimTooOldError,
+    ConflictError,
+    FencedError,
+    NoContainerError,
+    NotFoundError,
+    UsageError,
+)
+from greenroom.core.ledger import Ledger, Slot, Waiting, bump
+from greenroom.core.lifecycle import EndReason, Event, State
+from greenroom.core.messages import (
+    CancelClaim,
+    Claimed,
+    ClaimReply,
+    ClaimRequest,
+    Lease,
+    MissReason,
+    Queued,
+    ReleaseRequest,
+    Retire,
+    WaitInput,
+    WaitVerdict,
+)
+from greenroom.core.names import check_claim_id, container_workflow_id, wait_workflow_id
+from greenroom.core.plan import IN_FLIGHT, STREAK_LIMIT
+
+QUEUE_DEPTH = 1000
+
+
+def check_request(ledger: Ledger, request: ClaimRequest) -> None:
+    """Refuse a malformed request; raises UsageError and changes nothing (no event is written)."""
+    check_claim_id(request.claim_id)
+    longest = ledger.config.lease.max_ttl
+    if request.ttl_s < 0 or request.ttl_s > longest:
+        raise UsageError(f"ttl_s {request.ttl_s:g} is not within 1 and the pool's {longest:g}")
+    if request.wait_s < 0:
+        raise UsageError(f"wait_s {request.wait_s:g} is negative")
+
+
+def request_hash(request: ClaimRequest) -> str:
+    """What two requests under one id must agree on, hashed."""
+    same = {"holder": request.holder, "ttl_s": request.ttl_s, "labels": request.labels}
+    return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def claim(ledger: Ledger, request: ClaimRequest, now: float) -> ClaimReply:
+    """Grant, queue or refuse; idempotent by ``claim_id``.
+
+    Raises ConflictError (same id, other request), NotFoundError (the claim ended, or the pool
+    is going away), ClaimTooOldError, NoContainerError (none now and the caller does not wait).
+    """
+    check_request(ledger, request)
+    known = _known_answer(ledger, request, now)
+    if known is not None:
+        return known
+    if ledger.suspended is EndReason.DELETED:
+        raise NotFoundError(f"pool {ledger.pool} is being deleted")
+    slot = None if ledger.queue or ledger.suspended else choose(ledger)
+    if slot is not None:
+        if not request.corpse:
+            ledger.counters.warm += 1
+        lease = _grant(
+            ledger,
+            slot,
+            Waiting(request=request, request_hash=request_hash(request), since=now, miss_reason=""),
+            now,
+        )
+        return ClaimReply(outcome="granted", lease=lease)
+    return _miss(ledger, request, now)
+
+
+def choose(ledger: Ledger) -> Slot | None:
+    """The ready container that a claim gets: fresh before stale, then the longest ready."""
+    ready = [s for s in ledger.slots.values() if s.state is State.READY and s.ending is None]
+    return min(ready, key=lambda s: (not ledger.is_fresh(s), s.since, s.container), default=None)
+
+
+def grant_waiting(ledger: Ledger, now: float) -> None:
+    """Give ready containers to queued claims, first come, first served."""
+    while ledger.queue:
+        slot = choose(ledger)
+        if slot is None:
+            return
+        waiting = ledger.queue.pop(0)
+        ledger.counters.cold += 1
+        lease = _grant(ledger, slot, waiting, now)
+        _tell_wait(ledger, waiting.request.claim_id, WaitVerdict(lease=lease))
+
+
+def release(ledger: Ledger, request: ReleaseRequest, now: float) -> None:
+    """End a lease by its token; the container workflow does the work and reports.
+
+    Raises FencedError for another token, NotFoundError for an unknown claim. A second release
+    of a lease that is ending already is success.
+    """
+    slot = ledger.slot_of(request.claim_id)
+    if slot is None or slot.lease is None:
+        if ledger.find_ended(request.claim_id) is not None:
+            return
+        raise NotFoundError(f"claim {request.claim_id} is not known to pool {ledger.pool}")
+    if slot.lease.token != request.token:
+        raise FencedError(f"token {request.token} is not that of claim {request.claim_id}")
+    if slot.ending is None:
+        slot.ending, slot.since = request.reason, now
+        slot.sent_seq += 1
+        told = request.model_copy(update={"seq": slot.sent_seq})
+        _tell_container(ledger, slot, "release", told)
+
+
+def cancel(ledger: Ledger, request: CancelClaim, now: float) -> None:
+    """Take a claim out of the queue and tell its Wait; if it was granted, say so again."""
+    for waiting in ledger.queue:
+        if waiting.request.claim_id == request.claim_id:
+            ledger.queue.remove(waiting)
+            bump(ledger.counters.refused, str(request.reason))
+            detail = f"{waiting.miss_reason} for {now - waiting.since:.0f} s"
+            verdict = WaitVerdict(reason=request.reason, detail=detail)
+            _tell_wait(ledger, request.claim_id, verdict)
+            return
+    slot = ledger.slot_of(request.claim_id)
+    verdict = WaitVerdict(lease=slot.lease) if slot else WaitVerdict(reason=request.reason)
+    _tell_wait(ledger, request.claim_id, verdict)
+
+
+def regrant(ledger: Ledger, slot: Slot, now: float) -> None:
+    """The claim's container was found dead before its holder could use it: find it another.
+
+    The dead one is retired without a lease; the claim goes to the head of the queue under a new
+    token and its Wait (started if need be) tells the holder.
+    """
+    lease = slot.lease
+    if lease is None:
+        return
+    request = ClaimRequest(
+        claim_id=lease.claim_id,
+        holder=lease.holder,
+        labels=lease.labels,
+        ttl_s=max(1.0, lease.expires_at - lease.granted_at),
+        wait_s=max(60.0, lease.expires_at - now),
+    )
+    hashed = slot.request_hash
+    retire_corpse(ledger, slot, now)
+    waiting = Waiting(request=request, request_hash=hashed, since=now, miss_reason="host_lost")
+    ledger.queue.insert(0, waiting)
+    _start_wait(ledger, request)
+    grant_waiting(ledger, now)
+
+
+def retire_corpse(ledger: Ledger, slot: Slot, now: float) -> None:
+    """Take the lease off a dead container and have it cleaned up."""
+    slot.lease = None
+    slot.ending, slot.since = EndReason.DIED, now
+    slot.sent_seq += 1
+    _tell_container(ledger, slot, "retire", Retire(seq=slot.sent_seq, reason=EndReason.DIED))
+
+
+def _known_answer(ledger: Ledger, request: ClaimRequest, now: float) -> ClaimReply | None:
+    slot = ledger.slot_of(request.claim_id)
+    if slot is not None and slot.lease is not None:
+        _check_same(slot.request_hash, request)
+        if request.corpse == slot.container and request.corpse_token == slot.lease.token:
+            retire_corpse(ledger, slot, now)
+            return None
+        if slot.ending is not None:
+            raise NotFoundError(
+                f"claim {request.claim_id} is ending: {slot.ending}", container=slot.container
+            )
+        return ClaimReply(outcome="granted", lease=slot.lease)
+    for position, waiting in enumerate(ledger.queue):
+        if waiting.request.claim_id == request.claim_id:
+            _check_same(waiting.request_hash, request)
+            return _queued(ledger, waiting, position)
+    ended = ledger.find_ended(request.claim_id)
+    if ended is not None:
+        container, reason = ended
+        raise NotFoundError(
+            f"claim {request.claim_id} ended: {reason}", container=container, reason=str(reason)
+        )
+    if request.issued_at and request.issued_at < ledger.low_water:
+        raise ClaimTooOldError(
+            f"claim {request.claim_id} was issued before what pool {ledger.pool} remembers "
+            "and is not among its live claims; use a new id"
+        )
+    return None
+
+
+def _check_same(known: str, request: ClaimRequest) -> None:
+    if known != request_hash(request):
+        raise ConflictError(
+            f"claim {request.claim_id} exists with another request: holder, ttl and labels "
+            "must be the same under one id"
+        )
+
+
+def miss_reason(ledger: Ledger) -> MissReason:
+    """Why no container is ready, for a claim that found none."""
+    if ledger.suspended is not None:
+        return "draining"
+    if ledger.paused:
+        return "paused"
+    stopped = ledger.slot_streak.count >= STREAK_LIMIT or ledger.build_streak.count >= STREAK_LIMIT
+    return "breaker_open" if stopped else "pool_empty"
+
+
+def _miss(ledger: Ledger, request: ClaimRequest, now: float) -> ClaimReply:
+    reason = miss_reason(ledger)
+    bump(ledger.counters.misses, reason)
+    if request.wait_s <= 0 or ledger.suspended or len(ledger.queue) >= QUEUE_DEPTH:
+        bump(ledger.counters.refused, reason)
+        raise NoContainerError(
+            f"pool {ledger.pool} has no container ready ({reason})", miss_reason=reason
+        )
+    waiting = Waiting(
+        request=request, request_hash=request_hash(request), since=now, miss_reason=reason
+    )
+    ledger.queue.append(waiting)
+    _start_wait(ledger, request)
+    return _queued(ledger, waiting, len(ledger.queue) - 1)
+
+
+def _start_wait(ledger: Ledger, request: ClaimRequest) -> None:
+    ident = wait_workflow_id(ledger.pool, request.claim_id)
+    ledger.post("start", ident, "Wait", WaitInput(pool=ledger.pool, request=request))
+
+
+def _queued(ledger: Ledger, waiting: Waiting, position: int) -> ClaimReply:
+    typical = sorted(ledger.timings)[len(ledger.timings) // 2] if ledger.timings else 30.0
+    rounds = position // IN_FLIGHT + 1
+    reason: MissReason = waiting.miss_reason  # type: ignore[assignment]
+    return ClaimReply(
+        outcome="queued",
+        queued=Queued(
+            position=position + 1,
+            eta_s=round(typical * rounds, 1),
+            wait_workflow=wait_workflow_id(ledger.pool, waiting.request.claim_id),
+            miss_reason=reason,
+        ),
+    )
+
+
+def _grant(ledger: Ledger, slot: Slot, waiting: Waiting, now: float) -> Lease:
+    request = waiting.request
+    slot.advance(Event.CLAIMED, now)
+    slot.request_hash = waiting.request_hash
+    built_at = ledger.serving.built_at if ledger.is_fresh(slot) and ledger.serving else None
+    lease = Lease(
+        claim_id=request.claim_id,
+        pool=ledger.pool,
+        holder=request.holder,
+        container=slot.container,
+        container_workflow=container_workflow_id(ledger.pool, slot.container),
+        host=slot.host,
+        docker_id=slot.docker_id,
+        commit=slot.commit,
+        fingerprint=slot.fingerprint,
+        snapshot_age_s=round(max(0.0, now - (built_at or slot.created_at)), 3),
+        warm=not waiting.miss_reason,
+        miss_reason=waiting.miss_reason or None,  # type: ignore[arg-type]
+        waited_s=round(now - waiting.since, 3),
+        granted_at=now,
+        expires_at=now + (request.ttl_s or ledger.config.lease.ttl),
+        token=ledger.next_token(),
+        labels=request.labels,
+    )
+    slot.lease = lease
+    slot.sent_seq += 1
+    _tell_container(ledger, slot, "claimed", Claimed(seq=slot.sent_seq, lease=lease))
+    return lease
+
+
+def _tell_container(
+    ledger: Ledger, slot: Slot, name: str, message: Claimed | ReleaseRequest | Retire
+) -> None:
+    ident = container_workflow_id(ledger.pool, slot.container)
+    ledger.post("signal", ident, name, message)
+
+
+def _tell_wait(ledger: Ledger, claim_id: str, verdict: WaitVerdict) -> None:
+    ledger.post("signal", wait_workflow_id(ledger.pool, claim_id), "verdict", verdict)

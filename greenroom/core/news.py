@@ -1,0 +1,139 @@
+"""What the keeper learns, applied to its ledger: news of containers, snapshots and the source."""
+
+from __future__ import annotations
+
+from greenroom.core import leases
+from greenroom.core.ledger import TIMINGS, Ledger, OutboxEntry, Slot, Streak, bump
+from greenroom.core.lifecycle import EndReason, Event, State
+from greenroom.core.messages import (
+    ContainerNews,
+    Failure,
+    ReleaseRequest,
+    SnapshotNews,
+    Source,
+)
+from greenroom.core.plan import backoff
+
+_ON_THE_WAY: tuple[tuple[State, Event], ...] = (
+    (State.CREATING, Event.CREATED),
+    (State.CLONING, Event.CLONED),
+    (State.INSTALLING, Event.INSTALLED),
+)
+_REACHES = {"created": State.CLONING, "cloned": State.INSTALLING, "installed": State.READY}
+
+
+def hear_container(ledger: Ledger, news: ContainerNews, now: float) -> None:
+    """Apply one piece of a container's news; older or unknown ones change nothing.
+
+    Signals arrive out of order, so each piece says what has been reached, and whatever was
+    skipped on the way is made up for.
+    """
+    slot = ledger.slots.get(news.container)
+    if slot is None:
+        return
+    if news.kind == "retired":
+        _retired(ledger, slot, news, now)
+        return
+    if news.seq <= slot.seen_seq:
+        return
+    slot.seen_seq = news.seq
+    slot.host, slot.docker_id = news.host or slot.host, news.docker_id or slot.docker_id
+    if news.kind in _REACHES:
+        _reach(ledger, slot, _REACHES[news.kind], now)
+    elif news.kind == "corpse":
+        leases.regrant(ledger, slot, now)
+    elif news.kind == "ending":
+        slot.ending, slot.since = slot.ending or news.reason or EndReason.LOST, now
+    if news.expires_at and slot.lease is not None:
+        expires_at = max(slot.lease.expires_at, news.expires_at)
+        slot.lease = slot.lease.model_copy(update={"expires_at": expires_at})
+    leases.grant_waiting(ledger, now)
+
+
+def _reach(ledger: Ledger, slot: Slot, wanted: State, now: float) -> None:
+    for state, event in _ON_THE_WAY:
+        if slot.state is state and state is not wanted:
+            slot.advance(event, now)
+        if slot.state is wanted:
+            break
+    if wanted is State.READY and slot.state is State.READY:
+        ledger.timings = [*ledger.timings, round(now - slot.created_at, 3)][-TIMINGS:]
+        ledger.slot_streak = Streak()
+
+
+def _retired(ledger: Ledger, slot: Slot, news: ContainerNews, now: float) -> None:
+    reason = slot.ending or news.reason or EndReason.LOST
+    if news.reason in (EndReason.FAILED, EndReason.DIED, EndReason.EXPIRED):
+        reason = news.reason
+    if news.failure is not None:
+        ledger.counters.failures += 1
+        ledger.slot_streak = failed_again(ledger.slot_streak, news.failure, now)
+    remove_slot(ledger, slot, reason, now)
+
+
+def remove_slot(ledger: Ledger, slot: Slot, reason: EndReason, now: float) -> None:
+    """A container is gone for good: free its place and remember its claim as ended."""
+    del ledger.slots[slot.container]
+    bump(ledger.counters.retired, str(reason))
+    if slot.lease is not None:
+        ledger.remember_ended(slot.lease.claim_id, slot.container, reason, now)
+
+
+def failed_again(streak: Streak, failure: Failure, now: float) -> Streak:
+    """One more failure in a row; ``retry_at`` None at the limit."""
+    count = streak.count + 1
+    wait = backoff(count)
+    return Streak(count=count, retry_at=None if wait is None else now + wait, failure=failure)
+
+
+def hear_snapshot(ledger: Ledger, news: SnapshotNews, now: float) -> None:
+    """A build ended; news of any other build than the present one changes nothing."""
+    build = ledger.build
+    if build is None or build.source.fingerprint != news.fingerprint:
+        return
+    ledger.build = None
+    if news.record is not None:
+        ledger.serving = news.record
+        ledger.build_streak = Streak()
+        ledger.slot_streak = Streak()
+    elif news.failure is not None:
+        ledger.counters.failures += 1
+        ledger.build_streak = failed_again(ledger.build_streak, news.failure, now)
+
+
+def hear_source(ledger: Ledger, found: Source | Failure, generation: int, now: float) -> None:
+    """The repository was looked at, for the configuration of ``generation``."""
+    if generation != ledger.generation:
+        return  # the pool file changed meanwhile; the next look answers for it
+    if isinstance(found, Failure):
+        ledger.counters.failures += 1
+        ledger.build_streak = failed_again(ledger.build_streak, found, now)
+        return
+    ledger.look = False
+    ledger.wanted = found
+    if ledger.build_streak.failure is not None and ledger.build_streak.failure.step == "source":
+        ledger.build_streak = Streak()
+
+
+def undeliverable(ledger: Ledger, entry: OutboxEntry, now: float) -> None:
+    """Temporal says that the receiver of ``entry`` does not exist (any more)."""
+    kind, _, ident = entry.workflow_id.removeprefix("greenroom/").partition("/")
+    name = ident.partition("/")[2]
+    if kind == "container" and name in ledger.slots:
+        slot = ledger.slots[name]
+        remove_slot(ledger, slot, slot.ending or EndReason.LOST, now)
+    elif kind == "snapshot" and ledger.build and ledger.build.source.fingerprint == name:
+        failure = Failure(step="build", reason="the build's workflow is gone", at=now)
+        hear_snapshot(ledger, SnapshotNews(fingerprint=name, failure=failure), now)
+    elif kind == "wait":
+        # Nobody is waiting for this grant any more: give the container back.
+        held = ledger.slot_of(name)
+        if held is not None and held.lease is not None and entry.payload.get("lease"):
+            if held.lease.token == entry.payload["lease"]["token"]:
+                leases.release(
+                    ledger,
+                    ReleaseRequest(
+                        claim_id=name, token=held.lease.token, reason=EndReason.CANCELLED
+                    ),
+                    now,
+                )

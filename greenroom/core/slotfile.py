@@ -1,0 +1,74 @@
+"""The host's lease file: one per container, the truth about who may do what with it.
+
+Written by root only (worker and API), read by the gate. Unknown fields are kept, so that a file
+survives a version that knows more.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from greenroom.core.policy import Listener, Phase, Policy
+
+
+class HostLease(BaseModel):
+    """The lease as the host knows it. Times are epoch seconds; ``token`` fences every change.
+
+    ``policy_armed`` and ``personal_armed`` are the done-marks of arming's two parts.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    claim_id: str
+    holder: str = ""
+    token: int
+    expires_at: float
+    policy_armed: bool = False
+    personal_armed: bool = False
+    ended: bool = False
+    end_reason: str = ""
+
+
+class GitAccess(BaseModel):
+    """What the gate's git server shows this container: one mirror, limited to some refs."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    key: str
+    refs: tuple[str, ...] = ()
+
+
+class SlotRecord(BaseModel):
+    """Everything that host processes must know of one container.
+
+    ``kind``: ``slot``, ``builder`` or ``verify``. ``sandbox_key`` is the engine's path of the
+    network namespace. ``cut_off_at`` is the epoch second before which the sweep never touches it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    container: str
+    pool: str
+    kind: str = "slot"
+    workflow_id: str = ""
+    namespace_id: str = ""
+    docker_id: str = ""
+    sandbox_key: str = ""
+    created_at: float = 0.0
+    phase: Phase = Phase.PARKED
+    policies: dict[Phase, Policy] = Field(default_factory=dict)
+    listeners: tuple[Listener, ...] = ()
+    hosts: dict[str, str] = Field(default_factory=dict)
+    git: GitAccess | None = None
+    user: str = "agent"
+    uid: int = 1000
+    gid: int = 1000
+    workdir: str = "/workspace"
+    commit: str = ""
+    fingerprint: str = ""
+    lease: HostLease | None = None
+
+    @property
+    def policy(self) -> Policy:
+        """The policy of the present phase; a missing one allows nothing."""
+        return self.policies.get(self.phase, Policy())

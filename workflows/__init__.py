@@ -1,0 +1,1 @@
+"""Temporal workflows: they observe and act; every decision is made in ``greenroom.core``."""
