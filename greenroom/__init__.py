@@ -1,0 +1,1 @@
+"""Greenroom: a durable warm pool of prepared development containers."""
