@@ -70,7 +70,7 @@ class Size(_Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def _grow(cls, value: Any) -> Any:
+    def _grow(cls, value: object) -> object:
         if isinstance(value, dict) and "max" not in value and isinstance(value.get("min"), int):
             return {**value, "max": max(10, 2 * value["min"])}
         return value
@@ -156,8 +156,8 @@ class PoolConfig(_Strict):
     size: Size = Field(default_factory=lambda: Size(min=2, max=10))
     lease: LeaseTerms = Field(default_factory=lambda: LeaseTerms(ttl=3600, max_ttl=86400))
     network: Network = Field(default_factory=lambda: Network(provision=(), task=()))
-    limits: Limits = Field(default_factory=Limits)  # type: ignore[arg-type]
-    timeouts: Timeouts = Field(default_factory=Timeouts)  # type: ignore[arg-type]
+    limits: Limits = Field(default_factory=Limits)
+    timeouts: Timeouts = Field(default_factory=Timeouts)
     trust_host_ca: bool = Field(False, description="bring the host's CA bundle in")
 
     @field_validator("name")
@@ -187,7 +187,7 @@ class PoolConfig(_Strict):
     @classmethod
     def _lines(cls, value: object) -> object:
         if isinstance(value, str):
-            raise ValueError("write a list of lines, such as [make build]")
+            raise ValueError("write a list of lines, such as [make build]")  # noqa: TRY004 pydantic's way
         return value
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import assert_never
 
-from greenroom.core import plan
+from greenroom.core import leases, plan
 from greenroom.core.config import PoolConfig, changes
+from greenroom.core.errors import LiveClaimsError
 from greenroom.core.ledger import Build, Ledger, Slot, Streak
 from greenroom.core.lifecycle import PREPARING, EndReason, State
 from greenroom.core.messages import (
     Ask,
+    CancelClaim,
     ConfigureReply,
     ConfigureRequest,
     ContainerInput,
@@ -20,6 +22,8 @@ from greenroom.core.messages import (
     Retire,
     SlotView,
     SnapshotInput,
+    SuspendReply,
+    SuspendRequest,
 )
 from greenroom.core.names import container_workflow_id, snapshot_workflow_id
 
@@ -28,7 +32,7 @@ END_PATIENCE_S = 900.0
 CREATE_PATIENCE_S = 180.0
 
 
-def facts(ledger: Ledger, looking: bool) -> plan.PoolSnapshot:
+def facts(ledger: Ledger, *, looking: bool) -> plan.PoolSnapshot:
     """The frozen facts that ``plan.decide`` rests on."""
     build, config = ledger.build, ledger.config
     lines = len(config.system) + len(config.build) + len(config.install or ()) + 4
@@ -166,7 +170,37 @@ def configure(ledger: Ledger, request: ConfigureRequest) -> ConfigureReply:
     return ConfigureReply(created=False, changed=tuple(changed))
 
 
-def look_again(ledger: Ledger, force: bool) -> None:
+def live_claims(ledger: Ledger) -> list[str]:
+    """Ids of the claims that somebody holds now (those that are ending are not)."""
+    return [
+        slot.lease.claim_id
+        for slot in ledger.slots.values()
+        if slot.lease is not None and slot.ending is None
+    ]
+
+
+def suspend(ledger: Ledger, request: SuspendRequest, now: float) -> SuspendReply:
+    """Stop the pool: waiting claims are told, a build is stopped, ready ones retire by the plan.
+
+    Raises LiveClaimsError while claims live, unless forced: then each saves its work and ends.
+    """
+    live = live_claims(ledger)
+    if live and not request.force:
+        raise LiveClaimsError(f"pool {ledger.pool} has live claims", claims=",".join(live))
+    ledger.suspended = request.reason
+    for slot in list(ledger.slots.values()):
+        retire(ledger, slot, request.reason, now)
+    for waiting in list(ledger.queue):
+        leases.cancel(
+            ledger, CancelClaim(claim_id=waiting.request.claim_id, reason=request.reason), now
+        )
+    if ledger.build is not None:
+        ident = snapshot_workflow_id(ledger.pool, ledger.build.source.fingerprint)
+        ledger.post("signal", ident, "stop", Ask(seq=0))
+    return SuspendReply(live_claims=tuple(live), containers=len(ledger.slots))
+
+
+def look_again(ledger: Ledger, *, force: bool) -> None:
     """A push, or a refresh by hand (``force``: forgive a streak of failures too)."""
     ledger.look = True
     if force:
@@ -203,7 +237,7 @@ def tally(ledger: Ledger) -> Counts:
     )
 
 
-def status(ledger: Ledger, looking: bool, now: float) -> PoolStatus:
+def status(ledger: Ledger, now: float, *, looking: bool) -> PoolStatus:
     """What people and programs see of the pool."""
     config, serving, totals = ledger.config, ledger.serving, ledger.counters
     misses = sum(totals.misses.values())
@@ -228,7 +262,7 @@ def status(ledger: Ledger, looking: bool, now: float) -> PoolStatus:
         claims_refused=totals.refused,
         misses=totals.misses,
         retired=totals.retired,
-        refresh=_refresh_view(ledger, looking),
+        refresh=_refresh_view(ledger, looking=looking),
         failure=ledger.slot_streak.failure or ledger.build_streak.failure,
         failure_streak=max(ledger.slot_streak.count, ledger.build_streak.count),
         retry_at=ledger.slot_streak.retry_at or ledger.build_streak.retry_at,
@@ -255,7 +289,7 @@ def _slot_view(slot: Slot) -> SlotView:
     )
 
 
-def _refresh_view(ledger: Ledger, looking: bool) -> RefreshView:
+def _refresh_view(ledger: Ledger, *, looking: bool) -> RefreshView:
     wanted, build, streak = ledger.wanted, ledger.build, ledger.build_streak
     rolling = any(s.state is State.READY and not ledger.is_fresh(s) for s in ledger.slots.values())
     state = (

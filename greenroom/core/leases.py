@@ -13,6 +13,7 @@ from greenroom.core.errors import (
     ClaimTooOldError,
     ConflictError,
     FencedError,
+    GreenroomError,
     NoContainerError,
     NotFoundError,
     UsageError,
@@ -36,6 +37,8 @@ from greenroom.core.names import check_claim_id, container_workflow_id, wait_wor
 from greenroom.core.plan import IN_FLIGHT, STREAK_LIMIT
 
 QUEUE_DEPTH = 1000
+SIGNAL_PATIENCE_S = 3600.0
+"""How long a claim by Signal waits when it does not say."""
 
 
 def check_request(ledger: Ledger, request: ClaimRequest) -> None:
@@ -78,6 +81,20 @@ def claim(ledger: Ledger, request: ClaimRequest, now: float) -> ClaimReply:
         )
         return ClaimReply(outcome="granted", lease=lease)
     return _miss(ledger, request, now)
+
+
+def claim_with_wait(ledger: Ledger, request: ClaimRequest, now: float) -> None:
+    """A claim by Signal: the answer, whatever it is, becomes the result of its Wait."""
+    patient = request.model_copy(update={"wait_s": request.wait_s or SIGNAL_PATIENCE_S})
+    try:
+        reply = claim(ledger, patient, now)
+    except GreenroomError as error:
+        _start_wait(ledger, patient)
+        _tell_wait(ledger, request.claim_id, WaitVerdict(detail=f"{error.code}: {error.message}"))
+        return
+    if reply.lease is not None:
+        _start_wait(ledger, patient)
+        _tell_wait(ledger, request.claim_id, WaitVerdict(lease=reply.lease))
 
 
 def choose(ledger: Ledger) -> Slot | None:
@@ -266,7 +283,7 @@ def _grant(ledger: Ledger, slot: Slot, waiting: Waiting, now: float) -> Lease:
         fingerprint=slot.fingerprint,
         snapshot_age_s=round(max(0.0, now - (built_at or slot.created_at)), 3),
         warm=not waiting.miss_reason,
-        miss_reason=waiting.miss_reason or None,  # type: ignore[arg-type]
+        miss_reason=waiting.miss_reason or None,
         waited_s=round(now - waiting.since, 3),
         granted_at=now,
         expires_at=now + (request.ttl_s or ledger.config.lease.ttl),

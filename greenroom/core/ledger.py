@@ -47,7 +47,7 @@ class Slot(BaseModel):
     sent_seq: int = 0
 
     def advance(self, event: Event, now: float) -> None:
-        """Apply one lifecycle event; raises IllegalTransition and changes nothing otherwise."""
+        """Apply one lifecycle event; an illegal one raises and changes nothing."""
         self.state = next_state(self.state, event)
         self.since = now
 
@@ -206,6 +206,14 @@ class Ledger(BaseModel):
             if found is not None:
                 return found[:-1], _REASONS[found[-1]]
         return None
+
+
+class KeeperInput(BaseModel):
+    """The keeper's input: a pool file for a new pool, its ledger for every later run."""
+
+    pool: str
+    config: PoolConfig
+    ledger: Ledger | None = None
 
 
 def claim_key(claim_id: str) -> str:

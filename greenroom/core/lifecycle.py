@@ -63,14 +63,14 @@ class EndReason(StrEnum):
     TIMED_OUT = "timed_out"
 
 
-class IllegalTransition(ValueError):
+class IllegalTransitionError(ValueError):
     """The table has no such transition."""
 
 
 def next_state(state: State, event: Event) -> State:
-    """The state after ``event``; raises IllegalTransition and changes nothing otherwise."""
+    """The state after ``event``; raises IllegalTransitionError and changes nothing otherwise."""
     try:
         return TRANSITIONS[state, event]
     except KeyError:
         legal = ", ".join(e for s, e in TRANSITIONS if s == state) or "none"
-        raise IllegalTransition(f"{event} is illegal in {state}; legal: {legal}") from None
+        raise IllegalTransitionError(f"{event} is illegal in {state}; legal: {legal}") from None

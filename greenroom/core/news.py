@@ -14,6 +14,9 @@ from greenroom.core.messages import (
 )
 from greenroom.core.plan import backoff
 
+CANCELLED_STEP = "cancelled"
+"""``Failure.step`` of a build that was stopped on purpose; not a failure of the recipe."""
+
 _ON_THE_WAY: tuple[tuple[State, Event], ...] = (
     (State.CREATING, Event.CREATED),
     (State.CLONING, Event.CLONED),
@@ -96,7 +99,7 @@ def hear_snapshot(ledger: Ledger, news: SnapshotNews, now: float) -> None:
         ledger.serving = news.record
         ledger.build_streak = Streak()
         ledger.slot_streak = Streak()
-    elif news.failure is not None:
+    elif news.failure is not None and news.failure.step != CANCELLED_STEP:
         ledger.counters.failures += 1
         ledger.build_streak = failed_again(ledger.build_streak, news.failure, now)
 
@@ -106,10 +109,10 @@ def hear_source(ledger: Ledger, found: Source | Failure, generation: int, now: f
     if generation != ledger.generation:
         return  # the pool file changed meanwhile; the next look answers for it
     if isinstance(found, Failure):
+        ledger.look = True  # again, when the streak allows it
         ledger.counters.failures += 1
         ledger.build_streak = failed_again(ledger.build_streak, found, now)
         return
-    ledger.look = False
     ledger.wanted = found
     if ledger.build_streak.failure is not None and ledger.build_streak.failure.step == "source":
         ledger.build_streak = Streak()
@@ -128,12 +131,7 @@ def undeliverable(ledger: Ledger, entry: OutboxEntry, now: float) -> None:
     elif kind == "wait":
         # Nobody is waiting for this grant any more: give the container back.
         held = ledger.slot_of(name)
-        if held is not None and held.lease is not None and entry.payload.get("lease"):
-            if held.lease.token == entry.payload["lease"]["token"]:
-                leases.release(
-                    ledger,
-                    ReleaseRequest(
-                        claim_id=name, token=held.lease.token, reason=EndReason.CANCELLED
-                    ),
-                    now,
-                )
+        granted = (entry.payload.get("lease") or {}).get("token")
+        if held is not None and held.lease is not None and held.lease.token == granted:
+            gone = ReleaseRequest(claim_id=name, token=granted, reason=EndReason.CANCELLED)
+            leases.release(ledger, gone, now)

@@ -1,0 +1,423 @@
+"""One container's whole life, durable: made ready, perhaps claimed once, and always retired.
+
+This workflow owns the lease of its container: it alone ends it, and the keeper only asks.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from datetime import timedelta
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError, ApplicationError
+
+with workflow.unsafe.imports_passed_through():
+    from activities import options
+    from greenroom.core.errors import FencedError, GreenroomError, NotFoundError
+    from greenroom.core.lifecycle import EndReason, State
+    from greenroom.core.messages import (
+        ArmedLease,
+        ArmInput,
+        ArmReply,
+        ArmRequest,
+        Ask,
+        Claimed,
+        ContainerInput,
+        ContainerNews,
+        CreatedContainer,
+        Died,
+        Done,
+        EndInput,
+        ExtendInput,
+        ExtendReply,
+        ExtendRequest,
+        Failure,
+        Lease,
+        NewsKind,
+        PlaceInput,
+        Placement,
+        ReleaseReply,
+        ReleaseRequest,
+        Retire,
+        SavedWork,
+        SlotRef,
+        StepRecord,
+    )
+    from greenroom.core.names import keeper_id, place_queue
+    from workflows import failures
+    from workflows.outbox import CLAIM, COMMIT, HOST, STATE
+
+UNSAVED_KEPT = timedelta(hours=24)
+"""How long a stopped container stays whose work could not be saved."""
+
+
+@workflow.defn(name="Container")
+class Container:
+    """See the module. Its result is how it ended."""
+
+    @workflow.init
+    def __init__(self, start: ContainerInput) -> None:
+        self._start = start
+        self._state = State.CREATING
+        self._placement = Placement(host="", queue=place_queue())
+        self._docker_id = ""
+        self._lease: Lease | None = None
+        self._armed = False
+        self._gone = False
+        self._corpse = False
+        self._end: EndReason | None = None
+        self._save = True
+        self._saved: SavedWork | None = None
+        self._failure: Failure | None = None
+        self._sent_seq = 0
+        self._asked = False
+
+    @workflow.run
+    async def run(self, start: ContainerInput) -> str:
+        if await self._prepare():
+            await self._serve()
+        reason = self._end or EndReason.LOST
+        await self._finish(reason)
+        await workflow.wait_condition(workflow.all_handlers_finished)
+        return str(reason)
+
+    # ── preparing ────────────────────────────────────────────────────────────────────────────
+
+    async def _prepare(self) -> bool:
+        """From nothing to ready; False when it failed or was ended on the way."""
+        try:
+            await self._create()
+            for name, limit in self._steps():
+                if self._end is not None:
+                    return False
+                await self._interruptible(name, limit)
+                reached: NewsKind = "cloned" if name == "clone_in" else "installed"
+                self._state = State.INSTALLING if name == "clone_in" else State.READY
+                if self._end is None:
+                    await self._tell(reached)
+        except ActivityError as error:
+            if self._end is None:
+                self._failure = failures.from_activity(error, self._state, self._now())
+                self._end = EndReason.FAILED
+            return False
+        workflow.upsert_search_attributes([STATE.value_set(State.READY)])
+        return self._end is None
+
+    def _steps(self) -> tuple[tuple[str, float], ...]:
+        timeouts, sync = self._start.config.timeouts, self._start.snapshot.source.sync
+        return (
+            ("clone_in", timeouts.clone),
+            ("install_in", timeouts.install * max(1, len(sync))),
+        )
+
+    async def _create(self) -> None:
+        self._placement = await workflow.execute_activity(
+            "place",
+            PlaceInput(pool=self._start.pool, container=self._start.container),
+            result_type=Placement,
+            task_queue=place_queue(),
+            **options.PLACE,
+        )
+        workflow.upsert_search_attributes(
+            [
+                HOST.value_set(self._placement.host),
+                COMMIT.value_set(self._start.snapshot.source.commit),
+            ]
+        )
+        created = await workflow.execute_activity(
+            "create_container",
+            self._start,
+            result_type=CreatedContainer,
+            task_queue=self._placement.queue,
+            summary=self._start.snapshot.image_tag,
+            **options.CREATE,
+        )
+        self._docker_id = created.docker_id
+        self._state = State.CLONING
+        await self._tell("created")
+
+    async def _interruptible(self, name: str, limit: float) -> None:
+        """Run one step; being ended cancels it. Raises ActivityError."""
+        step = workflow.start_activity(
+            name,
+            self._start,
+            result_type=StepRecord,
+            task_queue=self._placement.queue,
+            **options.preparing(limit),
+        )
+        await workflow.wait_condition(lambda: step.done() or self._end is not None)
+        if not step.done():
+            step.cancel()
+        await step
+
+    # ── ready and claimed ────────────────────────────────────────────────────────────────────
+
+    async def _serve(self) -> None:
+        """Wait for a claim, arm it, and wait for its end."""
+        while self._end is None:
+            if self._lease is not None and (self._gone or not self._armed):
+                await self._arm(self._lease)
+                continue
+            if self._gone:
+                self._end = EndReason.DIED
+                return
+            if self._asked:
+                self._asked = False
+                await self._tell("alive")
+                continue
+            left = None if self._lease is None else self._lease.expires_at - self._now()
+            if left is not None and left <= 0:
+                self._end = EndReason.EXPIRED
+                return
+            await self._something(left)
+
+    async def _something(self, left: float | None) -> None:
+        lease = self._lease
+        with suppress(TimeoutError):  # the caller compares the time with the lease's end
+            await workflow.wait_condition(
+                lambda: (
+                    self._end is not None or self._lease is not lease or self._gone or self._asked
+                ),
+                timeout=None if left is None else timedelta(seconds=left),
+                timeout_summary="end of the lease",
+            )
+
+    async def _arm(self, lease: Lease) -> None:
+        """The durable driver of arming; does nothing where the API was quicker.
+
+        A container that is not running and was never armed is a corpse: the keeper gives the
+        claim another one. One that was armed has died in its holder's hands.
+        """
+        try:
+            await workflow.execute_activity(
+                "arm_lease",
+                ArmInput(lease=lease),
+                result_type=ArmedLease,
+                task_queue=self._placement.queue,
+                **options.ARM,
+            )
+        except ActivityError as error:
+            self._end = self._end or EndReason.DIED
+            if failures.code_of(error) == "corpse":
+                self._corpse = True
+                await self._tell("corpse")
+            else:
+                self._failure = failures.from_activity(error, "arm", self._now())
+            return
+        if self._gone:
+            self._end = self._end or EndReason.DIED
+            return
+        self._armed = True
+        workflow.upsert_search_attributes(
+            [STATE.value_set(State.CLAIMED), CLAIM.value_set(lease.claim_id)]
+        )
+
+    # ── the end ──────────────────────────────────────────────────────────────────────────────
+
+    async def _finish(self, reason: EndReason) -> None:
+        """Token refused and gate closed, stopped, saved, removed, and the keeper told."""
+        lease = None if self._corpse else self._lease
+        end = EndInput(
+            pool=self._start.pool,
+            container=self._start.container,
+            claim_id=lease.claim_id if lease else "",
+            token=lease.token if lease else 0,
+            reason=reason,
+            save=self._save,
+        )
+        if lease is not None:
+            await self._tell("ending", reason)
+            await self._clean("close_lease", end)
+            self._saved = await self._save_work(end)
+        if self._saved is None or self._saved.state != "unsaved":
+            await self._remove()
+        self._state = State.RETIRED
+        workflow.upsert_search_attributes([STATE.value_set(State.RETIRED)])
+        await self._tell("retired", reason)
+        if self._saved is not None and self._saved.state == "unsaved":
+            await workflow.sleep(UNSAVED_KEPT, summary="kept for its unsaved work")
+            await self._remove()
+
+    async def _remove(self) -> None:
+        await self._clean(
+            "remove_container", SlotRef(pool=self._start.pool, container=self._start.container)
+        )
+
+    async def _save_work(self, end: EndInput) -> SavedWork:
+        try:
+            saved: SavedWork = await workflow.execute_activity(
+                "save_work",
+                end,
+                result_type=SavedWork,
+                task_queue=self._placement.queue,
+                **options.SAVE,
+            )
+            return saved
+        except ActivityError as error:
+            failure = failures.from_activity(error, "save", self._now())
+            return SavedWork(state="unsaved", detail=failure.reason)
+
+    async def _clean(self, name: str, argument: EndInput | SlotRef) -> None:
+        await workflow.execute_activity(
+            name,
+            argument,
+            result_type=Done,
+            task_queue=self._placement.queue,
+            **options.CLEAN,
+        )
+
+    # ── messages ─────────────────────────────────────────────────────────────────────────────
+
+    @workflow.signal(name="claimed")
+    def claimed(self, told: Claimed) -> None:
+        """The keeper granted this container. An older token changes nothing."""
+        if self._end is None and (self._lease is None or told.lease.token > self._lease.token):
+            self._lease = told.lease
+
+    @workflow.signal(name="release")
+    def release_by_signal(self, request: ReleaseRequest) -> None:
+        """A release may overtake its ``claimed``: single use, so it ends the container at once."""
+        if self._lease is None or request.token >= self._lease.token:
+            self._begin_end(request)
+
+    @workflow.signal(name="retire")
+    def retire(self, told: Retire) -> None:
+        """The keeper wants this container gone; a claimed one saves its work first."""
+        if self._end is None:
+            self._end = told.reason
+            self._corpse = told.reason is EndReason.DIED and not self._armed
+
+    @workflow.signal(name="ask")
+    def ask(self, told: Ask) -> None:
+        """The keeper wants to know how this container is."""
+        self._asked = True
+
+    @workflow.signal(name="died")
+    def died(self, told: Died) -> None:
+        """The host's watch: the Docker container does not run any more."""
+        if self._docker_id and told.docker_id == self._docker_id:
+            self._gone = True
+            if self._state in (State.CLONING, State.INSTALLING) and self._end is None:
+                self._failure = Failure(
+                    step=self._state, reason=f"the container died: {told.detail}", at=self._now()
+                )
+                self._end = EndReason.DIED
+
+    @workflow.update(name="release")
+    async def release(self, request: ReleaseRequest) -> ReleaseReply:
+        """End the lease; answers when its work is saved."""
+        self._begin_end(request)
+        await workflow.wait_condition(lambda: self._saved is not None or self._is_retired())
+        return ReleaseReply(
+            claim_id=request.claim_id,
+            container=self._start.container,
+            reason=self._end or EndReason.RELEASED,
+            saved=self._saved or SavedWork(state="discarded", detail="never armed"),
+        )
+
+    @release.validator
+    def _check_release(self, request: ReleaseRequest) -> None:
+        self._check_token(request.token)
+
+    @workflow.update(name="extend")
+    async def extend(self, request: ExtendRequest) -> ExtendReply:
+        """Lengthen the lease: the host's lease file first, then the answer, then the keeper."""
+        lease = self._held()
+        wanted = max(lease.expires_at, self._now() + request.ttl_s)
+        try:
+            reply: ExtendReply = await workflow.execute_activity(
+                "extend_lease",
+                ExtendInput(
+                    pool=self._start.pool,
+                    container=self._start.container,
+                    claim_id=lease.claim_id,
+                    token=request.token,
+                    expires_at=wanted,
+                ),
+                result_type=ExtendReply,
+                task_queue=self._placement.queue,
+                **options.ARM,
+            )
+        except ActivityError as error:
+            cause = error.cause
+            raise cause if isinstance(cause, ApplicationError) else error from error
+        if self._lease is not None:
+            self._lease = self._lease.model_copy(update={"expires_at": reply.expires_at})
+        await self._tell("extended")
+        return reply
+
+    @extend.validator
+    def _check_extend(self, request: ExtendRequest) -> None:
+        self._check_token(request.token)
+        longest = self._start.config.lease.max_ttl
+        if not 0 < request.ttl_s <= longest:
+            raise ApplicationError(
+                f"ttl_s {request.ttl_s:g} is not within 1 and the pool's {longest:g}",
+                type="usage",
+                non_retryable=True,
+            )
+
+    @workflow.update(name="arm")
+    async def arm(self, request: ArmRequest) -> ArmReply:
+        """Answer when the claim with this token is armed."""
+        await workflow.wait_condition(
+            lambda: self._armed or self._end is not None or self._is_retired()
+        )
+        if self._end is not None:
+            raise _refused(NotFoundError(f"claim {request.claim_id} is ending: {self._end}"))
+        return ArmReply(armed=True)
+
+    @arm.validator
+    def _check_arm(self, request: ArmRequest) -> None:
+        self._check_token(request.token)
+
+    # ── small parts ──────────────────────────────────────────────────────────────────────────
+
+    def _begin_end(self, request: ReleaseRequest) -> None:
+        if self._end is None:
+            self._end = request.reason
+            self._save = request.save
+
+    def _held(self) -> Lease:
+        if self._lease is None or self._end is not None:
+            raise _refused(NotFoundError(f"container {self._start.container} is not claimed"))
+        return self._lease
+
+    def _check_token(self, token: int) -> None:
+        """Refuse an older token; a newer one belongs to a ``claimed`` that is still on its way."""
+        if self._lease is not None and token != self._lease.token:
+            raise _refused(FencedError(f"token {token} is not that of the live lease"))
+
+    def _is_retired(self) -> bool:
+        return self._state is State.RETIRED
+
+    async def _tell(self, kind: NewsKind, reason: EndReason | None = None) -> None:
+        """Send news to the keeper; a keeper that is gone ends a container that nobody holds."""
+        self._sent_seq += 1
+        lease = self._lease
+        told = ContainerNews(
+            container=self._start.container,
+            seq=self._sent_seq,
+            kind=kind,
+            at=self._now(),
+            host=self._placement.host,
+            docker_id=self._docker_id,
+            expires_at=lease.expires_at if lease else 0.0,
+            reason=reason,
+            failure=self._failure,
+            saved=self._saved,
+        )
+        keeper = workflow.get_external_workflow_handle(keeper_id(self._start.pool))
+        try:
+            await keeper.signal("news", told)
+        except ApplicationError as error:
+            workflow.logger.warning("keeper not told of %s: %s", kind, error.message)
+            if lease is None and self._end is None:
+                self._end = EndReason.LOST
+
+    def _now(self) -> float:
+        return workflow.now().timestamp()
+
+
+def _refused(error: GreenroomError) -> ApplicationError:
+    return failures.refusal(error)
