@@ -252,10 +252,10 @@ class Container:
                 task_queue=self._placement.queue,
                 **options.SAVE,
             )
-            return saved
         except ActivityError as error:
             failure = failures.from_activity(error, "save", self._now())
             return SavedWork(state="unsaved", detail=failure.reason)
+        return saved
 
     async def _clean(self, name: str, argument: EndInput | SlotRef) -> None:
         await workflow.execute_activity(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import timedelta
 from typing import TypeVar
 
@@ -73,7 +74,7 @@ class PoolKeeper:
             await self._sleep_until(wake_at)
             if self._handoff_due():
                 await self._hand_over()
-        await workflow.wait_condition(lambda: self._settled())
+        await workflow.wait_condition(self._settled)
 
     # ── the loop ─────────────────────────────────────────────────────────────────────────────
 
@@ -95,14 +96,12 @@ class PoolKeeper:
 
     async def _sleep_until(self, wake_at: float | None) -> None:
         timeout = None if wake_at is None else timedelta(seconds=max(0.0, wake_at - self._now()))
-        try:
+        with suppress(TimeoutError):  # the plan's own wake_at: decide again
             await workflow.wait_condition(
                 lambda: self._changed or self._handoff_due(),
                 timeout=timeout,
                 timeout_summary="until the plan could change by itself",
             )
-        except TimeoutError:
-            pass  # the plan's own wake_at: decide again
 
     def _handoff_due(self) -> bool:
         many = workflow.info().is_continue_as_new_suggested() or self._updates >= UPDATES_PER_RUN

@@ -1,0 +1,181 @@
+"""A host without Docker: every activity of the real one, on plain dictionaries."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from temporalio import activity
+from temporalio.exceptions import ApplicationError
+
+from greenroom.core.messages import (
+    ArmedLease,
+    ArmInput,
+    BuilderCommit,
+    BuilderRef,
+    BuilderStep,
+    CommittedImage,
+    ContainerInput,
+    CreatedContainer,
+    Done,
+    EndInput,
+    ExtendInput,
+    ExtendReply,
+    FoundSnapshot,
+    LookInput,
+    PlaceInput,
+    Placement,
+    SavedWork,
+    SlotRef,
+    SnapshotInput,
+    SnapshotRecord,
+    Source,
+    StepRecord,
+    TagInput,
+    VerifiedImage,
+    VerifyInput,
+)
+
+
+@dataclass
+class FakeHost:
+    """What the activities did, and what they should do next.
+
+    ``commit`` is the repository's; ``failing`` maps an activity's name to the error it raises;
+    ``gates`` maps one to an event that it waits for.
+    """
+
+    queue: str
+    commit: str = "c1"
+    containers: dict[str, str] = field(default_factory=dict)
+    dead: set[str] = field(default_factory=set)
+    armed: dict[str, int] = field(default_factory=dict)
+    calls: list[tuple[str, str]] = field(default_factory=list)
+    failing: dict[str, ApplicationError] = field(default_factory=dict)
+    gates: dict[str, asyncio.Event] = field(default_factory=dict)
+
+    async def _called(self, name: str, subject: str) -> None:
+        self.calls.append((name, subject))
+        if name in self.gates:
+            gate = asyncio.create_task(self.gates[name].wait())
+            while not gate.done():
+                activity.heartbeat()
+                await asyncio.wait([gate], timeout=0.05)
+        if name in self.failing:
+            raise self.failing[name]
+
+    def subjects(self, name: str) -> list[str]:
+        """The subjects of every call of one activity, in order."""
+        return [subject for called, subject in self.calls if called == name]
+
+    def place_activities(self) -> list[Callable[..., object]]:
+        """Activities of the queue that all hosts share."""
+        return [self.look, self.place]
+
+    def host_activities(self) -> list[Callable[..., object]]:
+        """Activities of this host's own queue."""
+        return [
+            self.find_snapshot, self.start_builder, self.builder_step, self.commit_builder,
+            self.verify_image, self.tag_snapshot, self.remove_builder, self.create_container,
+            self.clone_in, self.install_in, self.remove_container, self.arm_lease,
+            self.extend_lease, self.close_lease, self.save_work,
+        ]  # fmt: skip
+
+    @activity.defn(name="look")
+    async def look(self, told: LookInput) -> Source:
+        await self._called("look", told.pool)
+        return Source(
+            commit=self.commit, ref=told.config.ref, mirror="m", dependencies="d",
+            fingerprint=f"f-{self.commit}", install=("install",),
+        )  # fmt: skip
+
+    @activity.defn(name="place")
+    async def place(self, told: PlaceInput) -> Placement:
+        await self._called("place", told.container)
+        return Placement(host="fake", queue=self.queue)
+
+    @activity.defn(name="find_snapshot")
+    async def find_snapshot(self, told: SnapshotInput) -> FoundSnapshot:
+        await self._called("find_snapshot", told.source.fingerprint)
+        return FoundSnapshot()
+
+    @activity.defn(name="start_builder")
+    async def start_builder(self, told: SnapshotInput) -> BuilderRef:
+        await self._called("start_builder", told.source.fingerprint)
+        return BuilderRef(pool=told.pool, builder="b", fingerprint=told.source.fingerprint)
+
+    @activity.defn(name="builder_step")
+    async def builder_step(self, told: BuilderStep) -> StepRecord:
+        await self._called("builder_step", told.step)
+        return StepRecord(name=told.step)
+
+    @activity.defn(name="commit_builder")
+    async def commit_builder(self, told: BuilderCommit) -> CommittedImage:
+        await self._called("commit_builder", told.builder.fingerprint)
+        return CommittedImage(image_id="sha256:1")
+
+    @activity.defn(name="verify_image")
+    async def verify_image(self, told: VerifyInput) -> VerifiedImage:
+        await self._called("verify_image", told.snapshot.source.fingerprint)
+        return VerifiedImage()
+
+    @activity.defn(name="tag_snapshot")
+    async def tag_snapshot(self, told: TagInput) -> SnapshotRecord:
+        source = told.snapshot.source
+        await self._called("tag_snapshot", source.fingerprint)
+        return SnapshotRecord(
+            source=source, image_id=told.image.image_id, image_tag=f"t:{source.fingerprint}",
+            built_at=told.started_at, seconds=1.0, steps=told.steps,
+        )  # fmt: skip
+
+    @activity.defn(name="remove_builder")
+    async def remove_builder(self, told: BuilderRef) -> Done:
+        await self._called("remove_builder", told.fingerprint)
+        return Done()
+
+    @activity.defn(name="create_container")
+    async def create_container(self, told: ContainerInput) -> CreatedContainer:
+        await self._called("create_container", told.container)
+        self.containers[told.container] = f"docker-{told.container}"
+        return CreatedContainer(docker_id=f"docker-{told.container}", sandbox_key="/none")
+
+    @activity.defn(name="clone_in")
+    async def clone_in(self, told: ContainerInput) -> StepRecord:
+        await self._called("clone_in", told.container)
+        return StepRecord(name="clone")
+
+    @activity.defn(name="install_in")
+    async def install_in(self, told: ContainerInput) -> StepRecord:
+        await self._called("install_in", told.container)
+        return StepRecord(name="install")
+
+    @activity.defn(name="remove_container")
+    async def remove_container(self, told: SlotRef) -> Done:
+        await self._called("remove_container", told.container)
+        self.containers.pop(told.container, None)
+        return Done()
+
+    @activity.defn(name="arm_lease")
+    async def arm_lease(self, told: ArmInput) -> ArmedLease:
+        lease = told.lease
+        await self._called("arm_lease", lease.container)
+        if lease.container in self.dead and self.armed.get(lease.container) != lease.token:
+            raise ApplicationError("not running", type="corpse", non_retryable=True)
+        self.armed[lease.container] = lease.token
+        return ArmedLease()
+
+    @activity.defn(name="extend_lease")
+    async def extend_lease(self, told: ExtendInput) -> ExtendReply:
+        await self._called("extend_lease", told.container)
+        return ExtendReply(expires_at=told.expires_at)
+
+    @activity.defn(name="close_lease")
+    async def close_lease(self, told: EndInput) -> Done:
+        await self._called("close_lease", told.container)
+        return Done()
+
+    @activity.defn(name="save_work")
+    async def save_work(self, told: EndInput) -> SavedWork:
+        await self._called("save_work", told.container)
+        return SavedWork(state="saved", files=("work.bundle",))
