@@ -201,10 +201,15 @@ def suspend(ledger: Ledger, request: SuspendRequest, now: float) -> SuspendReply
 
 
 def look_again(ledger: Ledger, *, force: bool) -> None:
-    """A push, or a refresh by hand (``force``: forgive a streak of failures too)."""
+    """A push, or a refresh by hand (``force``: forgive a streak of failures too).
+
+    A push is worth one try at once, even to a pool that has stopped trying.
+    """
     ledger.look = True
     if force:
         _forgive(ledger)
+    elif ledger.build_streak.count:
+        ledger.build_streak = ledger.build_streak.model_copy(update={"retry_at": 0.0})
 
 
 def _forgive(ledger: Ledger) -> None:

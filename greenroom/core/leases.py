@@ -37,6 +37,11 @@ from greenroom.core.names import check_claim_id, container_workflow_id, wait_wor
 from greenroom.core.plan import IN_FLIGHT, STREAK_LIMIT
 
 QUEUE_DEPTH = 1000
+HOLDER_CHARACTERS = 200
+LABEL_BYTES = 1024
+"""What a claim may carry into the ledger, whose size is bounded."""
+_NOT_BY_CHOICE = (None, EndReason.DIED, EndReason.LOST)
+"""Ends of a container (None: not ending) that its claim's holder did not ask for."""
 SIGNAL_PATIENCE_S = 3600.0
 """How long a claim by Signal waits when it does not say."""
 
@@ -49,6 +54,10 @@ def check_request(ledger: Ledger, request: ClaimRequest) -> None:
         raise UsageError(f"ttl_s {request.ttl_s:g} is not within 1 and the pool's {longest:g}")
     if request.wait_s < 0:
         raise UsageError(f"wait_s {request.wait_s:g} is negative")
+    if len(request.holder) > HOLDER_CHARACTERS:
+        raise UsageError(f"holder is longer than {HOLDER_CHARACTERS} characters")
+    if len(json.dumps(request.labels)) > LABEL_BYTES:
+        raise UsageError(f"labels take more than {LABEL_BYTES} bytes")
 
 
 def request_hash(request: ClaimRequest) -> str:
@@ -157,7 +166,11 @@ def regrant(ledger: Ledger, slot: Slot, now: float) -> None:
     token and its Wait (started if need be) tells the holder.
     """
     lease = slot.lease
-    if lease is None:
+    if lease is None or slot.ending not in _NOT_BY_CHOICE:
+        return  # released, for example: nobody wants another one
+    if ledger.suspended is not None:
+        ledger.remember_ended(lease.claim_id, slot.container, EndReason.DIED, now)
+        retire_corpse(ledger, slot, now)
         return
     request = ClaimRequest(
         claim_id=lease.claim_id,
@@ -186,7 +199,8 @@ def _known_answer(ledger: Ledger, request: ClaimRequest, now: float) -> ClaimRep
     slot = ledger.slot_of(request.claim_id)
     if slot is not None and slot.lease is not None:
         _check_same(slot.request_hash, request)
-        if request.corpse == slot.container and request.corpse_token == slot.lease.token:
+        corpse = request.corpse == slot.container and request.corpse_token == slot.lease.token
+        if corpse and slot.ending in _NOT_BY_CHOICE:
             retire_corpse(ledger, slot, now)
             return None
         if slot.ending is not None:
@@ -201,6 +215,8 @@ def _known_answer(ledger: Ledger, request: ClaimRequest, now: float) -> ClaimRep
     ended = ledger.find_ended(request.claim_id)
     if ended is not None:
         container, reason = ended
+        if request.corpse == container and reason in _NOT_BY_CHOICE:
+            return None  # it was gone before its holder heard of it: the same claim, another one
         raise NotFoundError(
             f"claim {request.claim_id} ended: {reason}", container=container, reason=str(reason)
         )

@@ -84,6 +84,8 @@ class Streak(BaseModel):
     count: int = 0
     retry_at: float | None = None
     failure: Failure | None = None
+    at: float = 0.0
+    """When the last failure was heard of; what began before belongs to the same round."""
 
 
 class Build(BaseModel):
@@ -132,7 +134,7 @@ class Ledger(BaseModel):
 
     def size_bytes(self) -> int:
         """The ledger's size as the payload that it will be."""
-        return len(self.model_dump_json())
+        return len(self.model_dump_json().encode())
 
     def next_token(self) -> int:
         """A fencing token greater than every one before it."""

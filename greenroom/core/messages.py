@@ -17,7 +17,8 @@ from greenroom.core.lifecycle import EndReason, State
 class Message(BaseModel):
     """Base of all messages."""
 
-    model_config = ConfigDict(frozen=True)
+    # No NaN or infinity: JSON has none, so a ledger that took one could never be read again.
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
 
 # ── snapshots ────────────────────────────────────────────────────────────────────────────────

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from greenroom.core import leases
 from greenroom.core.ledger import TIMINGS, Ledger, OutboxEntry, Slot, Streak, bump
-from greenroom.core.lifecycle import EndReason, Event, State
+from greenroom.core.lifecycle import PREPARING, EndReason, Event, State
 from greenroom.core.messages import (
+    Ask,
     ContainerNews,
     Failure,
     ReleaseRequest,
+    Retire,
     SnapshotNews,
     Source,
 )
+from greenroom.core.names import container_workflow_id, snapshot_workflow_id
 from greenroom.core.plan import backoff
 
 CANCELLED_STEP = "cancelled"
@@ -22,6 +25,7 @@ _ON_THE_WAY: tuple[tuple[State, Event], ...] = (
     (State.CLONING, Event.CLONED),
     (State.INSTALLING, Event.INSTALLED),
 )
+_BROKEN = (EndReason.FAILED, EndReason.DIED, EndReason.LOST, EndReason.STUCK)
 _REACHES = {"created": State.CLONING, "cloned": State.INSTALLING, "installed": State.READY}
 
 
@@ -33,6 +37,7 @@ def hear_container(ledger: Ledger, news: ContainerNews, now: float) -> None:
     """
     slot = ledger.slots.get(news.container)
     if slot is None:
+        _hear_stranger(ledger, news)
         return
     if news.kind == "retired":
         _retired(ledger, slot, news, now)
@@ -53,12 +58,22 @@ def hear_container(ledger: Ledger, news: ContainerNews, now: float) -> None:
     leases.grant_waiting(ledger, now)
 
 
+def _hear_stranger(ledger: Ledger, news: ContainerNews) -> None:
+    """A container that the ledger does not have: nobody would ever use it, so it must go.
+
+    One that says it has a lease keeps it to its end.
+    """
+    if news.kind in (*_REACHES, "alive") and not news.expires_at:
+        ident = container_workflow_id(ledger.pool, news.container)
+        ledger.post("signal", ident, "retire", Retire(seq=1, reason=EndReason.LOST))
+
+
 def _reach(ledger: Ledger, slot: Slot, wanted: State, now: float) -> None:
     for state, event in _ON_THE_WAY:
-        if slot.state is state and state is not wanted:
-            slot.advance(event, now)
-        if slot.state is wanted:
+        if state is wanted:
             break
+        if slot.state is state:
+            slot.advance(event, now)
     if wanted is State.READY and slot.state is State.READY:
         ledger.timings = [*ledger.timings, round(now - slot.created_at, 3)][-TIMINGS:]
         ledger.slot_streak = Streak()
@@ -68,10 +83,21 @@ def _retired(ledger: Ledger, slot: Slot, news: ContainerNews, now: float) -> Non
     reason = slot.ending or news.reason or EndReason.LOST
     if news.reason in (EndReason.FAILED, EndReason.DIED, EndReason.EXPIRED):
         reason = news.reason
-    if news.failure is not None:
+    failure = news.failure
+    if failure is None and slot.state in PREPARING and reason in _BROKEN:
+        failure = Failure(step=slot.state, reason=f"the container ended: {reason}", at=now)
+    if failure is not None:
         ledger.counters.failures += 1
-        ledger.slot_streak = failed_again(ledger.slot_streak, news.failure, now)
+        # Those that were on their way together fail together: one round, one step of the streak.
+        if slot.created_at >= ledger.slot_streak.at:
+            ledger.slot_streak = failed_again(ledger.slot_streak, failure, now)
+    unserved = slot.lease is not None and slot.ending is None and not news.expires_at
+    if unserved:
+        # It ended before its grant reached it, so nobody has used it: the claim gets another.
+        leases.regrant(ledger, slot, now)
     remove_slot(ledger, slot, reason, now)
+    if unserved:
+        leases.grant_waiting(ledger, now)
 
 
 def remove_slot(ledger: Ledger, slot: Slot, reason: EndReason, now: float) -> None:
@@ -86,7 +112,8 @@ def failed_again(streak: Streak, failure: Failure, now: float) -> Streak:
     """One more failure in a row; ``retry_at`` None at the limit."""
     count = streak.count + 1
     wait = backoff(count)
-    return Streak(count=count, retry_at=None if wait is None else now + wait, failure=failure)
+    retry_at = None if wait is None else now + wait
+    return Streak(count=count, retry_at=retry_at, failure=failure, at=now)
 
 
 def hear_snapshot(ledger: Ledger, news: SnapshotNews, now: float) -> None:
@@ -113,9 +140,14 @@ def hear_source(ledger: Ledger, found: Source | Failure, generation: int, now: f
         ledger.counters.failures += 1
         ledger.build_streak = failed_again(ledger.build_streak, found, now)
         return
-    ledger.wanted = found
-    if ledger.build_streak.failure is not None and ledger.build_streak.failure.step == "source":
+    another = ledger.wanted is None or ledger.wanted.fingerprint != found.fingerprint
+    failure = ledger.build_streak.failure
+    if another or (failure is not None and failure.step == "source"):
         ledger.build_streak = Streak()
+    ledger.wanted = found
+    if ledger.build is not None and ledger.build.source.fingerprint != found.fingerprint:
+        ident = snapshot_workflow_id(ledger.pool, ledger.build.source.fingerprint)
+        ledger.post("signal", ident, "stop", Ask(seq=0))  # superseded
 
 
 def undeliverable(ledger: Ledger, entry: OutboxEntry, now: float) -> None:
@@ -124,7 +156,10 @@ def undeliverable(ledger: Ledger, entry: OutboxEntry, now: float) -> None:
     name = ident.partition("/")[2]
     if kind == "container" and name in ledger.slots:
         slot = ledger.slots[name]
+        if entry.name == "claimed" and slot.ending is None:
+            leases.regrant(ledger, slot, now)  # it never knew of its lease
         remove_slot(ledger, slot, slot.ending or EndReason.LOST, now)
+        leases.grant_waiting(ledger, now)
     elif kind == "snapshot" and ledger.build and ledger.build.source.fingerprint == name:
         failure = Failure(step="build", reason="the build's workflow is gone", at=now)
         hear_snapshot(ledger, SnapshotNews(fingerprint=name, failure=failure), now)

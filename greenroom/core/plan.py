@@ -3,7 +3,7 @@
 ``decide`` is pure. Its rules, in order:
 
 1. Claimed containers are untouchable.
-2. Ask about leases past their time, preparations and ends past theirs, and a silent build.
+2. Ask about leases and ends past their time and a silent build; retire stuck preparations.
 3. A suspended pool (``down``, ``delete``) retires everything unclaimed and does nothing more.
 4. Look at the repository when told to; build the missing snapshot once.
 5. Hold off in a failure streak; stop after STREAK_LIMIT until told to go on.
@@ -201,6 +201,11 @@ def _ask_overdue(snapshot: PoolSnapshot, now: float, draft: _Draft) -> None:
     for slot in snapshot.slots:
         if slot.deadline is None:
             continue
+        if slot.state in PREPARING and not slot.ending:
+            if now >= slot.deadline:
+                draft.actions.append(RetireContainer(slot.container, EndReason.STUCK))
+            draft.wakes.append(slot.deadline)
+            continue
         due = max(slot.deadline, slot.asked_at) + ASK_AFTER_S
         if now >= due:
             draft.actions.append(AskContainer(slot.container))
@@ -251,7 +256,10 @@ def _provision(snapshot: PoolSnapshot, now: float, draft: _Draft) -> None:
 
 def _retire_stale_and_surplus(snapshot: PoolSnapshot, draft: _Draft) -> None:
     have = counts(snapshot)
-    wanted = target(snapshot.minimum, snapshot.maximum, snapshot.queue)
+    # What claims leave below max bounds the ready ones too: after a resize, or when a claim took
+    # the fresh container that was to replace a stale one.
+    room = max(0, snapshot.maximum - have.claimed)
+    wanted = min(target(snapshot.minimum, snapshot.maximum, snapshot.queue), room)
     ready = [s for s in snapshot.slots if not s.ending and s.state is State.READY]
     stale = sorted((s for s in ready if not s.fresh), key=lambda s: (s.since, s.container))
     fresh = sorted((s for s in ready if s.fresh), key=lambda s: (s.since, s.container))
@@ -269,7 +277,10 @@ def _unclaimed(snapshot: PoolSnapshot) -> list[SlotFacts]:
 
 
 def _retire(slots: Iterable[SlotFacts], reason: EndReason, draft: _Draft) -> None:
-    draft.actions += [RetireContainer(slot.container, reason) for slot in slots]
+    gone = {action.container for action in draft.actions if isinstance(action, RetireContainer)}
+    draft.actions += [
+        RetireContainer(slot.container, reason) for slot in slots if slot.container not in gone
+    ]
 
 
 def _may_try(streak: StreakFacts, now: float, draft: _Draft) -> bool:
