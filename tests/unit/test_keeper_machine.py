@@ -1,0 +1,329 @@
+"""Ledger, plan, leases and news under any order of events, against a world of small workflows."""
+
+from __future__ import annotations
+
+import hypothesis.strategies as st
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from greenroom.core import keeper, leases, news, plan
+from greenroom.core.errors import GreenroomError, LiveClaimsError, NoContainerError
+from greenroom.core.ledger import BUDGET_BYTES, Ledger
+from greenroom.core.lifecycle import EndReason, State
+from greenroom.core.messages import (
+    ClaimRequest,
+    ConfigureRequest,
+    Lease,
+    ReleaseRequest,
+    SuspendRequest,
+)
+from tests.builders import NOW, make_config
+from tests.world import ContainerFlow, World, answer_of
+
+CLAIMS = tuple(f"claim-{n}" for n in range(5))
+TTL = 1000.0
+index = st.integers(0, 1000)
+
+
+class KeeperMachine(RuleBasedStateMachine):
+    """Holders, a keeper and its world; every rule is one event."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        config = make_config(size={"min": 2, "max": 4})
+        self.world = World(Ledger(pool=config.name, config=config), NOW)
+        self.held: dict[str, Lease] = {}
+        self.given_up: set[str] = set()
+        self.used: set[str] = set()
+        self.granted: dict[int, tuple[str, str]] = {}
+        self.down_forced: set[str] = set()
+
+    @property
+    def ledger(self) -> Ledger:
+        return self.world.ledger
+
+    def pick(self, number: int, alive: bool = True) -> ContainerFlow | None:
+        flows = [f for f in self.world.containers.values() if not (alive and f.closed)]
+        return flows[number % len(flows)] if flows else None
+
+    # ── holders ──────────────────────────────────────────────────────────────────────────────
+
+    @rule(claim=st.sampled_from(CLAIMS), wait=st.sampled_from([0.0, 600.0]))
+    def claim_by_update(self, claim: str, wait: float) -> None:
+        self.claim(ClaimRequest(claim_id=claim, ttl_s=TTL, wait_s=wait, issued_at=self.world.now))
+
+    def claim(self, request: ClaimRequest) -> None:
+        before = self.ledger.slot_of(request.claim_id)
+        known = before.lease if before and before.ending is None else None
+        answer = answer_of(self.world, request)
+        if known is not None and not request.corpse:
+            assert isinstance(answer, Lease)
+            assert (answer.token, answer.container) == (known.token, known.container)
+        if isinstance(answer, Lease):
+            self.held[request.claim_id] = answer
+            self.given_up.discard(request.claim_id)
+        elif answer is None:
+            self.given_up.discard(request.claim_id)
+
+    @rule(claim=st.sampled_from(CLAIMS))
+    def claim_with_another_request(self, claim: str) -> None:
+        slot = self.ledger.slot_of(claim)
+        if slot is None or slot.ending is not None:
+            return
+        other = ClaimRequest(claim_id=claim, ttl_s=TTL + 1, wait_s=1.0)
+        refused = answer_of(self.world, other)
+        assert isinstance(refused, GreenroomError)
+        assert refused.code == "conflict"
+
+    @rule(claim=st.sampled_from(CLAIMS))
+    def claim_by_signal(self, claim: str) -> None:
+        if self.ledger.find_ended(claim) is None:
+            self.given_up.discard(claim)
+        request = ClaimRequest(claim_id=claim, ttl_s=TTL)
+        leases.claim_with_wait(self.ledger, request, self.world.now)
+
+    @rule(claim=st.sampled_from(CLAIMS))
+    def use(self, claim: str) -> None:
+        """The holder's driver arms the container, if it runs."""
+        lease = self.held.get(claim)
+        flow = self.world.containers.get(lease.container) if lease else None
+        if flow is not None and not flow.gone and not flow.closed and flow.end is None:
+            self.used.add(flow.container)
+
+    @rule(claim=st.sampled_from(CLAIMS), wait=st.sampled_from([0.0, 600.0]))
+    def claim_again_for_a_corpse(self, claim: str, wait: float) -> None:
+        lease = self.held.get(claim)
+        flow = self.world.containers.get(lease.container) if lease else None
+        if lease is None or flow is None or not flow.gone or flow.container in self.used:
+            return
+        request = ClaimRequest(
+            claim_id=claim,
+            ttl_s=TTL,
+            wait_s=wait,
+            corpse=lease.container,
+            corpse_token=lease.token,
+        )
+        answer = answer_of(self.world, request)
+        if isinstance(answer, Lease):
+            assert answer.container != lease.container
+            assert answer.token > lease.token
+            self.held[claim] = answer
+        elif isinstance(answer, NoContainerError):
+            self.given_up.add(claim)
+
+    @rule(claim=st.sampled_from(CLAIMS))
+    def release(self, claim: str) -> None:
+        lease = self.held.pop(claim, None)
+        if lease is None:
+            return
+        try:
+            leases.release(
+                self.ledger,
+                ReleaseRequest(claim_id=claim, token=lease.token),
+                self.world.now,
+            )
+        except GreenroomError:
+            return
+        self.given_up.add(claim)
+
+    @rule(claim=st.sampled_from(CLAIMS), timed_out=st.booleans())
+    def wait_moves(self, claim: str, timed_out: bool) -> None:
+        flow = self.world.waits.get(claim)
+        if flow is None or not flow.running:
+            return
+        queued = any(w.request.claim_id == claim for w in self.ledger.queue)
+        lease = self.world.end_wait(claim, timed_out=timed_out)
+        if lease is not None:
+            self.held[claim] = lease
+        elif timed_out and queued:
+            self.given_up.add(claim)
+
+    # ── the world ────────────────────────────────────────────────────────────────────────────
+
+    @rule()
+    def keeper_wakes(self) -> None:
+        self.world.step()
+
+    @precondition(lambda self: self.ledger.outbox)
+    @rule(number=index)
+    def outbox_delivers(self, number: int) -> None:
+        receivers = self.world.receivers()
+        self.world.deliver(receivers[number % len(receivers)])
+
+    @precondition(lambda self: self.world.sent)
+    @rule(number=index)
+    def outbox_repeats(self, number: int) -> None:
+        entry = self.world.sent[number % len(self.world.sent)]
+        _, _, ident = entry.workflow_id.removeprefix("greenroom/").partition("/")
+        if entry.kind == "signal" and ident.partition("/")[2] in self.world.containers:
+            self.world.receive(entry)
+
+    @rule(number=index)
+    def container_moves(self, number: int) -> None:
+        flow = self.pick(number)
+        if flow is not None:
+            flow.progress(self.world.now)
+
+    @rule(number=index)
+    def news_arrives(self, number: int) -> None:
+        waiting = [f for f in self.world.containers.values() if f.told]
+        if waiting:
+            self.world.hear_news(waiting[number % len(waiting)].container)
+
+    @rule(number=index)
+    def news_comes_twice(self, number: int) -> None:
+        waiting = [f for f in self.world.containers.values() if f.told]
+        if waiting:
+            told = waiting[number % len(waiting)].told[0]
+            news.hear_container(self.ledger, told, self.world.now)
+
+    @rule(number=index)
+    def container_dies(self, number: int) -> None:
+        flow = self.pick(number)
+        if flow is not None:
+            flow.die()
+
+    @rule(number=index)
+    def container_fails(self, number: int) -> None:
+        flow = self.pick(number)
+        if flow is not None:
+            flow.fail()
+
+    @precondition(lambda self: self.world.looking)
+    @rule(failed=st.booleans())
+    def look_ends(self, failed: bool) -> None:
+        self.world.end_look(failed=failed)
+
+    @precondition(lambda self: self.world.builds)
+    @rule(failed=st.sampled_from(["", "", "install"]))
+    def build_ends(self, failed: str) -> None:
+        self.world.end_build(next(iter(self.world.builds)), failed)
+
+    @rule(seconds=st.sampled_from([1.0, 30.0, 400.0, TTL]))
+    def time_passes(self, seconds: float) -> None:
+        self.world.now += seconds
+
+    # ── people ───────────────────────────────────────────────────────────────────────────────
+
+    @rule(force=st.booleans())
+    def push(self, force: bool) -> None:
+        self.world.commit += 1
+        keeper.look_again(self.ledger, force=force)
+
+    @rule(minimum=st.integers(0, 3), pids=st.sampled_from([256, 512]))
+    def configure(self, minimum: int, pids: int) -> None:
+        config = make_config(size={"min": minimum, "max": 4}, limits={"pids": pids})
+        keeper.configure(self.ledger, ConfigureRequest(config=config))
+
+    @rule(paused=st.booleans())
+    def pause(self, paused: bool) -> None:
+        self.ledger.paused = paused
+
+    @rule(force=st.booleans())
+    def down(self, force: bool) -> None:
+        live = keeper.live_claims(self.ledger)
+        try:
+            keeper.suspend(self.ledger, SuspendRequest(force=force), self.world.now)
+        except LiveClaimsError:
+            assert live
+            assert not force
+            return
+        self.given_up.update(CLAIMS)
+
+    @rule()
+    def up(self) -> None:
+        request = ConfigureRequest(config=self.ledger.config, resume_from_down=True)
+        keeper.configure(self.ledger, request)
+
+    @rule()
+    def continue_as_new(self) -> None:
+        self.ledger.fit_budget()
+        self.world.ledger = Ledger.model_validate_json(self.ledger.model_dump_json())
+
+    # ── what must hold ───────────────────────────────────────────────────────────────────────
+
+    @invariant()
+    def no_container_is_granted_twice(self) -> None:
+        for slot in self.ledger.slots.values():
+            if slot.lease is None:
+                continue
+            token, pair = slot.lease.token, (slot.lease.claim_id, slot.container)
+            if token not in self.granted:
+                assert token > max(self.granted, default=0), "tokens must grow"
+                containers = {container for _, container in self.granted.values()}
+                assert slot.container not in containers, "a used container was granted again"
+                self.granted[token] = pair
+            assert self.granted[token] == pair
+
+    @invariant()
+    def a_claim_has_at_most_one_container_and_is_not_queued_too(self) -> None:
+        holders = [s.lease.claim_id for s in self.ledger.slots.values() if s.lease]
+        queued = [w.request.claim_id for w in self.ledger.queue]
+        both = holders + queued
+        assert len(both) == len(set(both))
+
+    @invariant()
+    def no_claim_runs_in_two_containers(self) -> None:
+        running = [
+            f.lease.claim_id
+            for f in self.world.containers.values()
+            if f.lease is not None and f.armed and not f.gone and not f.closed and f.end is None
+        ]
+        assert len(running) == len(set(running))
+
+    @invariant()
+    def the_ledger_fits_its_budget(self) -> None:
+        assert self.ledger.size_bytes() <= BUDGET_BYTES
+
+    @invariant()
+    def lives_stay_below_max(self) -> None:
+        assert len(self.ledger.slots) <= self.ledger.config.size.max + plan.surge(4)
+
+    def teardown(self) -> None:
+        """After the storm: nothing is lost, nothing is left over, the pool is full."""
+        world = self.world
+        request = ConfigureRequest(config=world.ledger.config, resume_from_down=True)
+        keeper.configure(world.ledger, request)
+        world.ledger.paused = False
+        keeper.look_again(world.ledger, force=True)
+        world.settle()
+        ledger = world.ledger
+        assert {c for c, f in world.containers.items() if not f.closed} == set(ledger.slots)
+        have = plan.counts(keeper.facts(ledger, looking=False))
+        room = ledger.config.size.max - have.claimed
+        assert have.fresh_ready == min(ledger.config.size.min, room)
+        assert have.preparing == have.ending == have.stale_ready == 0
+        assert not ledger.queue or room == 0
+        self.no_lease_was_lost()
+
+    def no_lease_was_lost(self) -> None:
+        """A holder that did not give its claim up still has it, or it ended for a true reason."""
+        for claim, lease in self.held.items():
+            flow = self.world.containers[lease.container]
+            if claim in self.given_up or self.ledger.slot_of(claim) is not None:
+                continue
+            queued = any(w.request.claim_id == claim for w in self.ledger.queue)
+            ended = self.ledger.find_ended(claim)
+            assert queued or ended is not None
+            if ended is None:
+                continue
+            container, reason = ended
+            last = self.world.containers[container]
+            if reason is EndReason.DIED:
+                assert last.gone
+                assert last.armed or container in self.used, "never served, never replaced"
+            elif reason is EndReason.EXPIRED:
+                assert self.world.now >= flow.lease.expires_at if flow.lease else True
+            else:
+                # Its Wait had gone when the grant came.
+                assert reason is EndReason.CANCELLED, reason
+            assert last.state is State.READY
+
+
+KeeperMachine.TestCase.settings = settings(
+    max_examples=150,
+    stateful_step_count=60,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+TestKeeperMachine = KeeperMachine.TestCase
