@@ -57,11 +57,15 @@ class Entry:
 
 @dataclass
 class Books:
-    """Counters and log of one gate. ``write`` takes one line without its end."""
+    """Counters and log of one gate.
+
+    ``write`` takes one line without its end; ``lost`` counts lines that could not be written.
+    """
 
     write: Callable[[str], None]
     clock: Callable[[], float] = time.time
     pools: dict[str, dict[str, int]] = field(default_factory=dict)
+    lost: int = 0
     _budgets: dict[str, _Budget] = field(default_factory=dict)
 
     def allowed(self, caller: Caller, target: Target) -> Entry:
@@ -108,4 +112,7 @@ class Books:
         }
         if suppressed:
             line["suppressed"] = suppressed
-        self.write(json.dumps(line))
+        try:
+            self.write(json.dumps(line))
+        except OSError:
+            self.lost += 1  # a full disk must neither open nor close the gate

@@ -19,10 +19,11 @@ from pydantic import ValidationError
 from greenroom.core.paths import StatePaths
 from greenroom.core.policy import Phase
 from greenroom.core.slotfile import SlotRecord
-from greenroom.gate import git, proxy, tunnel
+from greenroom.gate import git, privileges, proxy, tunnel
 from greenroom.gate.connect import Outside, from_environment
 from greenroom.gate.control import GateRefused, GateUnavailable
 from greenroom.gate.decisions import Books
+from greenroom.gate.opener import gate_user
 from greenroom.gate.opener_client import OpenerClient
 from greenroom.gate.site import Handler, Site, Surroundings
 
@@ -201,7 +202,7 @@ class ControlServer:
         elif op == "list":
             return {"containers": gate.list()}
         elif op == "stats":
-            return {"pools": gate.books.pools}
+            return {"pools": gate.books.pools, "log_lines_lost": gate.books.lost}
         else:
             raise GateRefused("bad_request", f"unknown op {op!r}")
         return {}
@@ -243,9 +244,11 @@ async def _retry(gate: Gate) -> None:
 
 
 def run(paths: StatePaths, outside: Outside) -> None:
-    """Serve until told to stop."""
+    """Serve until told to stop, without root's rights."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if os.geteuid() == 0:
+        privileges.drop(gate_user())
     asyncio.run(serve(paths, outside))
 
 
