@@ -61,7 +61,7 @@ class DockerHttp:
         finally:
             connection.close()
 
-    def get(self, path: str, timeout_s: float = 30.0, **query: str) -> Any:
+    def get(self, path: str, timeout_s: float = 30.0, **query: str) -> Any:  # noqa: ANN401 - JSON
         """The decoded JSON answer to a GET. Raises EngineError (``details['status']``)."""
         full = f"{path}?{urlencode(query)}" if query else path
         with self._request("GET", full, None, timeout_s) as response:

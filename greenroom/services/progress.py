@@ -12,5 +12,5 @@ class Report(Protocol):
         """``step`` is a short name (``docker``, ``base image``); ``detail`` is one line."""
 
 
-def silent(step: str, detail: str) -> None:  # noqa: ARG001 - the shape of Report
+def silent(step: str, detail: str) -> None:
     """A Report for callers that show nothing."""

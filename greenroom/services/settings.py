@@ -32,7 +32,6 @@ class Decisions:
     """The content of ``up.json``: what ``up`` decided for this install.
 
     Ports are 0 and ``ui_url`` is empty when the Temporal server is the user's own.
-    ``engine_pid`` and ``engine_started`` identify the dockerd that ``up`` started (0: none).
     """
 
     temporal_address: str = "127.0.0.1:7233"
@@ -43,8 +42,6 @@ class Decisions:
     ui_port: int = 0
     ui_url: str = ""
     docker_host: str = DEFAULT_DOCKER_HOST
-    engine_pid: int = 0
-    engine_started: int = 0
     checkout: str = ""
     version: str = ""
 
@@ -161,7 +158,7 @@ def write_decisions(paths: StatePaths, decisions: Decisions) -> None:
 
 
 def load_settings(environ: Mapping[str, str]) -> Settings:
-    """The install that ``environ`` selects. Raises UsageError when there is none or it is broken."""
+    """The install that ``environ`` selects. Raises UsageError when it is missing or broken."""
     paths = state_paths(environ)
     return Settings(
         paths=paths,
