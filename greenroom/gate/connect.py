@@ -18,7 +18,7 @@ from greenroom.gate.resolve import Resolver, checked_addresses, system_addresses
 
 CONNECT_TIMEOUT_S = 20.0
 ONE_ADDRESS_TIMEOUT_S = 6.0
-STREAM_LIMIT = 1 << 18
+STREAM_LIMIT = 1 << 17
 """Bytes that a stream buffers before its sender is held back."""
 
 

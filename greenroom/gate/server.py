@@ -23,6 +23,7 @@ from greenroom.gate import git, privileges, proxy, tunnel
 from greenroom.gate.connect import Outside, from_environment
 from greenroom.gate.control import GateRefused, GateUnavailable
 from greenroom.gate.decisions import Books
+from greenroom.gate.namespaces import close_all
 from greenroom.gate.opener import gate_user
 from greenroom.gate.opener_client import OpenerClient
 from greenroom.gate.site import Handler, Site, Surroundings
@@ -57,14 +58,15 @@ class Gate:
         self._around = Surroundings(outside, self.books, paths.mirrors, _report)
         self._sites: dict[str, Site] = {}
         self._errors: dict[str, str] = {}
-        self._locks: dict[str, asyncio.Lock] = {}
+        # One for all: the opener answers one at a time anyway. Applying needs none.
+        self._lock = asyncio.Lock()
 
     async def attach(self, container: str) -> None:
         """Open a container's listeners and apply its phase; idempotent.
 
         Raises GateRefused (no_record, no_namespace, port_taken), GateUnavailable.
         """
-        async with self._lock(container):
+        async with self._lock:
             record = self._record(container)
             site = self._sites.get(container)
             if site is not None:
@@ -78,14 +80,16 @@ class Gate:
             if unknown:
                 raise GateRefused("bad_record", f"unknown listener kinds {sorted(unknown)}")
             sockets = await asyncio.to_thread(self._opener.listen, container)
-            # Read again: the phase may have moved while the opener worked.
-            site = Site(self._record(container), self._around, HANDLERS)
+            site = Site(record, self._around, HANDLERS)
             try:
                 await site.open(sockets)
-            except (OSError, ValueError) as error:
+                # Read again: the phase may have moved on meanwhile.
+                site.apply(self._record(container))
+            except (OSError, ValueError, GateRefused) as error:
                 await site.close()
-                for each in sockets:
-                    each.close()
+                close_all(sockets)
+                if isinstance(error, GateRefused):
+                    raise
                 raise GateRefused("failed", f"cannot listen: {error}") from error
             self._sites[container] = site
             self._errors.pop(container, None)
@@ -99,12 +103,11 @@ class Gate:
 
     async def detach(self, container: str) -> None:
         """Close a container's listeners and connections; an unknown one is success."""
-        async with self._lock(container):
+        async with self._lock:
             self._errors.pop(container, None)
             site = self._sites.pop(container, None)
             if site is not None:
                 await site.close()
-        self._locks.pop(container, None)
 
     def list(self) -> dict[str, dict[str, Any]]:
         """What is attached, and what could not be."""
@@ -121,7 +124,7 @@ class Gate:
     async def reattach(self) -> bool:
         """Attach every recorded container that is not ended; False while the opener is away."""
         complete = True
-        for file in sorted(self._paths.slots.glob("*.json")):
+        for file in sorted(self._paths.slots.glob("[!.]*.json")):
             container = file.stem
             try:
                 if container not in self._sites and self._record(container).phase != Phase.ENDED:
@@ -142,9 +145,6 @@ class Gate:
         if self._errors.get(container) != code:
             _report(f"cannot attach {container}: {message}")
         self._errors[container] = code
-
-    def _lock(self, container: str) -> asyncio.Lock:
-        return self._locks.setdefault(container, asyncio.Lock())
 
     def _record(self, container: str) -> SlotRecord:
         if not container.replace("-", "").replace("_", "").isalnum():

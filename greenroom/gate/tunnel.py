@@ -17,7 +17,7 @@ from greenroom.gate.site import Flow, Passage, RefusalError
 from greenroom.gate.sni import Sniffed, Verdict, sniff
 
 HELLO_TIMEOUT_S = 30.0
-_CHUNK = 1 << 18
+_CHUNK = 1 << 17
 
 
 class _WrongNameError(Exception):
