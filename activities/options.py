@@ -39,7 +39,11 @@ LOOK = ActivityOptions(
 )
 PLACE = ActivityOptions(start_to_close_timeout=timedelta(seconds=30), retry_policy=_FOR_EVER)
 CREATE = ActivityOptions(
-    start_to_close_timeout=timedelta(seconds=120), heartbeat_timeout=HEARTBEAT, retry_policy=_FEW
+    start_to_close_timeout=timedelta(seconds=120),
+    heartbeat_timeout=HEARTBEAT,
+    retry_policy=_FEW,
+    # What was created in spite of a cancelling must be known, or nobody removes it.
+    cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
 )
 ARM = ActivityOptions(start_to_close_timeout=timedelta(seconds=30), retry_policy=_FOR_EVER)
 CLEAN = ActivityOptions(start_to_close_timeout=timedelta(minutes=5), retry_policy=_FOR_EVER)

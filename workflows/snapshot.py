@@ -18,6 +18,7 @@ with workflow.unsafe.imports_passed_through():
         BuilderStepName,
         CommittedImage,
         Done,
+        Failure,
         FoundSnapshot,
         Message,
         PlaceInput,
@@ -31,10 +32,15 @@ with workflow.unsafe.imports_passed_through():
         VerifyInput,
     )
     from greenroom.core.names import keeper_id, place_queue
+    from greenroom.core.news import CANCELLED_STEP
     from workflows import failures
     from workflows.outbox import COMMIT, FINGERPRINT
 
 T = TypeVar("T", bound=Message)
+
+
+class _StoppedError(Exception):
+    """The build was stopped between two of its steps."""
 
 
 @workflow.defn(name="Snapshot")
@@ -47,6 +53,7 @@ class Snapshot:
         self._queue = place_queue()
         self._builder: BuilderRef | None = None
         self._work: asyncio.Task[SnapshotRecord] | None = None
+        self._stopped = False
 
     @workflow.run
     async def run(self, start: SnapshotInput) -> SnapshotNews:
@@ -58,9 +65,8 @@ class Snapshot:
         try:
             self._work = asyncio.create_task(self._build())
             news = news.model_copy(update={"record": await self._work})
-        except ActivityError as error:
-            failure = failures.from_activity(error, "build", workflow.now().timestamp())
-            news = news.model_copy(update={"failure": failure})
+        except (ActivityError, _StoppedError) as error:
+            news = news.model_copy(update={"failure": self._failure(error)})
         finally:
             if self._builder is not None:
                 await self._do("remove_builder", self._builder, Done, options.CLEAN)
@@ -73,13 +79,25 @@ class Snapshot:
 
     @workflow.signal(name="stop")
     def stop(self, told: Ask) -> None:
-        """The snapshot is not wanted any more: end the step that runs and clean up."""
+        """The snapshot is not wanted any more: end the step that runs and clean up.
+
+        It may come before the first step has begun, or while one runs that ends all the same.
+        """
+        self._stopped = True
         if self._work is not None:
             self._work.cancel()
 
     @workflow.signal(name="ask")
     def ask(self, told: Ask) -> None:
         """The keeper wants to know whether this build is still there; being signalled is enough."""
+
+    def _failure(self, error: ActivityError | _StoppedError) -> Failure:
+        """Whatever the step that was cut off says, a build that was stopped has not failed."""
+        now = workflow.now().timestamp()
+        if self._stopped or isinstance(error, _StoppedError):
+            reason = "stopped: not wanted any more"
+            return Failure(step=CANCELLED_STEP, reason=reason, at=now, permanent=False)
+        return failures.from_activity(error, "build", now)
 
     async def _build(self) -> SnapshotRecord:
         start = self._start
@@ -125,6 +143,8 @@ class Snapshot:
     async def _do(
         self, name: str, argument: Message, result: type[T], how: options.ActivityOptions
     ) -> T:
+        if self._stopped and how is not options.CLEAN:
+            raise _StoppedError
         summary = f"{argument.step} {argument.index}" if isinstance(argument, BuilderStep) else None
         answer: T = await workflow.execute_activity(
             name, argument, result_type=result, task_queue=self._queue, summary=summary, **how

@@ -42,10 +42,12 @@ from greenroom.core.messages import (
 class FakeHost:
     """What the activities did, and what they should do next.
 
-    ``commit`` is the repository's; ``failing`` maps an activity's name to the error it raises;
-    ``gates`` maps one to an event that it waits for.
+    ``commit`` is the repository's; ``failing`` maps an activity's name (or ``name:subject``) to
+    the error it raises; ``gates`` maps one to an event that it waits for. ``marks`` is what
+    happened to containers, in order.
     """
 
+    pool: str
     queue: str
     commit: str = "c1"
     containers: dict[str, str] = field(default_factory=dict)
@@ -53,17 +55,42 @@ class FakeHost:
     armed: dict[str, int] = field(default_factory=dict)
     calls: list[tuple[str, str]] = field(default_factory=list)
     failing: dict[str, ApplicationError] = field(default_factory=dict)
+    failing_when_cancelled: dict[str, ApplicationError] = field(default_factory=dict)
     gates: dict[str, asyncio.Event] = field(default_factory=dict)
+    marks: list[tuple[str, str]] = field(default_factory=list)
+    ends: list[EndInput] = field(default_factory=list)
 
     async def _called(self, name: str, subject: str) -> None:
         self.calls.append((name, subject))
-        if name in self.gates:
-            gate = asyncio.create_task(self.gates[name].wait())
+        for key in (name, f"{name}:{subject}"):
+            if key in self.gates:
+                try:
+                    await self._waited(self.gates[key])
+                except asyncio.CancelledError:
+                    if name in self.failing_when_cancelled:
+                        raise self.failing_when_cancelled[name] from None
+                    raise
+            if key in self.failing:
+                raise self.failing[key]
+
+    async def _waited(self, event: asyncio.Event) -> None:
+        gate = asyncio.create_task(event.wait())
+        try:
             while not gate.done():
                 activity.heartbeat()
                 await asyncio.wait([gate], timeout=0.05)
-        if name in self.failing:
-            raise self.failing[name]
+        finally:
+            gate.cancel()
+
+    def gate(self, key: str) -> asyncio.Event:
+        """From now on this activity waits for the event that is returned."""
+        self.gates[key] = asyncio.Event()
+        return self.gates[key]
+
+    def _own(self, pool: str) -> None:
+        """A stranger's task on the shared queue is a leak between tests."""
+        if pool != self.pool:
+            raise ApplicationError(f"{pool} is not the pool of this test", non_retryable=True)
 
     def subjects(self, name: str) -> list[str]:
         """The subjects of every call of one activity, in order."""
@@ -84,6 +111,7 @@ class FakeHost:
 
     @activity.defn(name="look")
     async def look(self, told: LookInput) -> Source:
+        self._own(told.pool)
         await self._called("look", told.pool)
         return Source(
             commit=self.commit, ref=told.config.ref, mirror="m", dependencies="d",
@@ -92,6 +120,7 @@ class FakeHost:
 
     @activity.defn(name="place")
     async def place(self, told: PlaceInput) -> Placement:
+        self._own(told.pool)
         await self._called("place", told.container)
         return Placement(host="fake", queue=self.queue)
 
@@ -148,10 +177,12 @@ class FakeHost:
     @activity.defn(name="install_in")
     async def install_in(self, told: ContainerInput) -> StepRecord:
         await self._called("install_in", told.container)
+        self.marks.append(("ready", told.container))
         return StepRecord(name="install")
 
     @activity.defn(name="remove_container")
     async def remove_container(self, told: SlotRef) -> Done:
+        self.marks.append(("removing", told.container))
         await self._called("remove_container", told.container)
         self.containers.pop(told.container, None)
         return Done()
@@ -172,10 +203,13 @@ class FakeHost:
 
     @activity.defn(name="close_lease")
     async def close_lease(self, told: EndInput) -> Done:
+        self.ends.append(told)
         await self._called("close_lease", told.container)
         return Done()
 
     @activity.defn(name="save_work")
     async def save_work(self, told: EndInput) -> SavedWork:
         await self._called("save_work", told.container)
+        if not told.save:
+            return SavedWork(state="discarded")
         return SavedWork(state="saved", files=("work.bundle",))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from pools import Pool
 from temporalio.client import WorkflowUpdateFailedError
 from temporalio.exceptions import ApplicationError
 
 from greenroom.core.messages import ReleaseRequest
+from tests.workflows.pools import Pool
 from workflows.pool import PoolKeeper
 
 
