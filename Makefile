@@ -32,7 +32,7 @@ $(STAMP): pyproject.toml requirements-dev.lock requirements-uv.lock
 		|| { echo "make: install the venv module of $(PYTHON)" >&2; exit 2; }; }
 	@echo "setup: Python environment in $(VENV)" >&2
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes \
 		-r requirements-uv.lock
 	@$(BIN)/python -P greenroom/services/environment.py
 	@touch $@
