@@ -50,6 +50,9 @@ with workflow.unsafe.imports_passed_through():
 UNSAVED_KEPT = timedelta(hours=24)
 """How long a stopped container stays whose work could not be saved."""
 
+GRANT_PATIENCE = timedelta(seconds=10)
+"""How long a holder's Update waits for the keeper's ``claimed`` before it is a stranger's."""
+
 
 @workflow.defn(name="Container")
 class Container:
@@ -71,6 +74,8 @@ class Container:
         self._failure: Failure | None = None
         self._sent_seq = 0
         self._asked = False
+        self._extending = 0
+        self._early_release: ReleaseRequest | None = None
 
     @workflow.run
     async def run(self, start: ContainerInput) -> str:
@@ -166,19 +171,25 @@ class Container:
                 await self._tell("alive")
                 continue
             left = None if self._lease is None else self._lease.expires_at - self._now()
-            if left is not None and left <= 0:
+            if left is not None and left <= 0 and not self._extending:
                 self._end = EndReason.EXPIRED
                 return
             await self._something(left)
 
     async def _something(self, left: float | None) -> None:
         lease = self._lease
+        # Past its time only while it is being extended: the host may have the new time already.
+        overdue = left is not None and left <= 0
         with suppress(TimeoutError):  # the caller compares the time with the lease's end
             await workflow.wait_condition(
                 lambda: (
-                    self._end is not None or self._lease is not lease or self._gone or self._asked
+                    self._end is not None
+                    or self._lease is not lease
+                    or self._gone
+                    or self._asked
+                    or (overdue and not self._extending)
                 ),
-                timeout=None if left is None else timedelta(seconds=left),
+                timeout=None if left is None or overdue else timedelta(seconds=left),
                 timeout_summary="end of the lease",
             )
 
@@ -273,11 +284,20 @@ class Container:
         """The keeper granted this container. An older token changes nothing."""
         if self._end is None and (self._lease is None or told.lease.token > self._lease.token):
             self._lease = told.lease
+            early = self._early_release
+            if early is not None and early.token >= told.lease.token:
+                self._begin_end(early)
 
     @workflow.signal(name="release")
     def release_by_signal(self, request: ReleaseRequest) -> None:
-        """A release may overtake its ``claimed``: single use, so it ends the container at once."""
-        if self._lease is None or request.token >= self._lease.token:
+        """End the lease. A release may overtake its ``claimed``: then it takes effect with that.
+
+        Ending an unclaimed container at once would look to the keeper like a grant that never
+        reached its holder, and the claim would get another container.
+        """
+        if self._lease is None:
+            self._early_release = request
+        elif request.token >= self._lease.token:
             self._begin_end(request)
 
     @workflow.signal(name="retire")
@@ -306,6 +326,8 @@ class Container:
     @workflow.update(name="release")
     async def release(self, request: ReleaseRequest) -> ReleaseReply:
         """End the lease; answers when its work is saved."""
+        if self._end is None:
+            await self._held(request.token)
         self._begin_end(request)
         await workflow.wait_condition(lambda: self._saved is not None or self._is_retired())
         return ReleaseReply(
@@ -322,8 +344,9 @@ class Container:
     @workflow.update(name="extend")
     async def extend(self, request: ExtendRequest) -> ExtendReply:
         """Lengthen the lease: the host's lease file first, then the answer, then the keeper."""
-        lease = self._held()
+        lease = await self._held(request.token)
         wanted = max(lease.expires_at, self._now() + request.ttl_s)
+        self._extending += 1
         try:
             reply: ExtendReply = await workflow.execute_activity(
                 "extend_lease",
@@ -341,8 +364,12 @@ class Container:
         except ActivityError as error:
             cause = error.cause
             raise cause if isinstance(cause, ApplicationError) else error from error
-        if self._lease is not None:
-            self._lease = self._lease.model_copy(update={"expires_at": reply.expires_at})
+        finally:
+            self._extending -= 1
+        self._refuse_ended()
+        held = self._lease or lease
+        later = max(reply.expires_at, held.expires_at)
+        self._lease = held.model_copy(update={"expires_at": later})
         await self._tell("extended")
         return reply
 
@@ -360,11 +387,11 @@ class Container:
     @workflow.update(name="arm")
     async def arm(self, request: ArmRequest) -> ArmReply:
         """Answer when the claim with this token is armed."""
+        await self._held(request.token)
         await workflow.wait_condition(
             lambda: self._armed or self._end is not None or self._is_retired()
         )
-        if self._end is not None:
-            raise _refused(NotFoundError(f"claim {request.claim_id} is ending: {self._end}"))
+        self._refuse_ended()
         return ArmReply(armed=True)
 
     @arm.validator
@@ -378,10 +405,24 @@ class Container:
             self._end = request.reason
             self._save = request.save
 
-    def _held(self) -> Lease:
-        if self._lease is None or self._end is not None:
+    async def _held(self, token: int) -> Lease:
+        """The live lease, whose ``claimed`` may still be on its way when its holder speaks."""
+        with suppress(TimeoutError):
+            await workflow.wait_condition(
+                lambda: self._lease is not None or self._end is not None,
+                timeout=GRANT_PATIENCE,
+                timeout_summary="a grant on its way",
+            )
+        self._refuse_ended()
+        self._check_token(token)
+        if self._lease is None:
             raise _refused(NotFoundError(f"container {self._start.container} is not claimed"))
         return self._lease
+
+    def _refuse_ended(self) -> None:
+        if self._end is not None:
+            name = self._lease.claim_id if self._lease else self._start.container
+            raise _refused(NotFoundError(f"{name} is ending: {self._end}"))
 
     def _check_token(self, token: int) -> None:
         """Refuse an older token; a newer one belongs to a ``claimed`` that is still on its way."""
