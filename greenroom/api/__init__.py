@@ -1,0 +1,1 @@
+"""The host's API on a Unix socket: what the CLI and programs on the host talk to."""

@@ -1,0 +1,185 @@
+"""Commands in a claimed container over a WebSocket.
+
+The caller's first message is text: an ``ExecOrder`` as JSON. Every later one is binary: one byte
+of channel, then data. Channels: 0 standard input, 1 standard output, 2 standard error, 3 control,
+which is JSON: from the caller ``{"type":"resize","rows":n,"cols":n}`` and
+``{"type":"stdin_eof"}``; to the caller, as the last message, ``{"type":"exit","code":n}`` or
+``{"type":"error","error":…,"message":…,"details":…}``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+
+from fastapi import APIRouter, WebSocket, WebSocketDisconnect
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from greenroom.api.docker_exec import DockerExec, ExecSpec
+from greenroom.api.leases import usable_slot
+from greenroom.api.state import ApiState, State
+from greenroom.core.errors import GreenroomError, NotFoundError, UsageError
+from greenroom.core.slotfile import SlotRecord
+
+router = APIRouter(prefix="/v1")
+
+STDIN, CONTROL = 0, 3
+_WITH_PERSONAL = 'set -a; . /run/greenroom/env; set +a; exec "$@"'
+
+
+class ExecOrder(BaseModel):
+    """What to run, as the container's user. ``workdir`` empty: the container's own."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    cmd: tuple[str, ...] = Field(min_length=1)
+    tty: bool = False
+    env: dict[str, str] = Field(default_factory=dict)
+    workdir: str = ""
+    rows: int = Field(0, ge=0, le=10_000)
+    cols: int = Field(0, ge=0, le=10_000)
+    token: int | None = None
+
+
+@router.websocket("/claims/{claim_id}/exec")
+async def run(socket: WebSocket, claim_id: str, state: State) -> None:
+    """Run one command; it is killed when the caller goes away."""
+    await socket.accept()
+    try:
+        order = _order(await socket.receive_text())
+        slot = await usable_slot(state, claim_id, order.token)
+        command = await DockerExec.start(state.engine, _spec(state, slot, order))
+    except WebSocketDisconnect:
+        return
+    except GreenroomError as error:
+        await _last(socket, _error(error))
+        return
+    try:
+        if order.tty and order.rows and order.cols:
+            await command.resize(order.rows, order.cols)
+        await _stream(socket, _Running(state, command, claim_id, slot.container))
+    finally:
+        await command.close()
+
+
+@dataclass(frozen=True)
+class _Running:
+    state: ApiState
+    command: DockerExec
+    claim_id: str
+    container: str
+
+
+async def _stream(socket: WebSocket, running: _Running) -> None:
+    """Pass everything on until the command ends or its caller is gone; then it is killed."""
+    served = asyncio.ensure_future(_serve(socket, running))
+    given = asyncio.ensure_future(_pump_input(socket, running.command))
+    last: dict[str, object] | None = None
+    try:
+        await asyncio.wait({served, given}, return_when=asyncio.FIRST_COMPLETED)
+        if served.done():
+            last = served.result()
+        else:
+            given.result()  # a bug there must show
+    finally:
+        if last is None:
+            await running.command.kill()
+        for task in (served, given):
+            task.cancel()
+        await asyncio.gather(served, given, return_exceptions=True)
+    if last is not None:
+        await _last(socket, last)
+
+
+async def _serve(socket: WebSocket, running: _Running) -> dict[str, object] | None:
+    """Pass the output on; the last message, or None when nobody listens any more."""
+    while (piece := await running.command.read()) is not None:
+        channel, data = piece
+        try:
+            await socket.send_bytes(bytes([channel]) + data)
+        except (WebSocketDisconnect, RuntimeError):  # Starlette raises either for a closed one
+            return None
+    return await _ending(running)
+
+
+async def _pump_input(socket: WebSocket, command: DockerExec) -> None:
+    """Returns when the caller is gone."""
+    while True:
+        message = await socket.receive()
+        if message["type"] == "websocket.disconnect":
+            return
+        frame: bytes = message.get("bytes") or b""
+        if frame[:1] == bytes([STDIN]):
+            await command.write(frame[1:])
+        elif frame[:1] == bytes([CONTROL]):
+            await _control(command, frame[1:])
+
+
+async def _control(command: DockerExec, text: bytes) -> None:
+    try:
+        told = json.loads(text)
+    except ValueError:
+        return  # not ours to understand: a newer caller's
+    match told:
+        case {"type": "stdin_eof"}:
+            await command.close_input()
+        case {"type": "resize", "rows": int(rows), "cols": int(columns)}:
+            await command.resize(rows, columns)
+        case _:
+            return  # as above
+
+
+async def _ending(running: _Running) -> dict[str, object]:
+    """The last message: the command's code, or that the claim ended under it."""
+    try:
+        code = await running.command.exit_code()
+    except GreenroomError as error:
+        if await _claim_is_live(running):
+            return _error(error)
+        code = 137
+    if code == 137 and not await _claim_is_live(running):
+        return _error(NotFoundError(f"claim {running.claim_id} ended while the command ran"))
+    return {"type": "exit", "code": code}
+
+
+async def _claim_is_live(running: _Running) -> bool:
+    slot = await asyncio.to_thread(running.state.host.slot, running.container)
+    return slot is not None and slot.lease is not None and not slot.lease.ended
+
+
+def _order(text: str) -> ExecOrder:
+    try:
+        return ExecOrder.model_validate_json(text)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        raise UsageError(f"{where or 'order'}: {problem['msg']}") from error
+
+
+def _spec(state: ApiState, slot: SlotRecord, order: ExecOrder) -> ExecSpec:
+    command = order.cmd
+    if (state.paths.personal(slot.container) / "env").is_file():
+        command = ("/bin/sh", "-c", _WITH_PERSONAL, "greenroom", *order.cmd)
+    return ExecSpec(
+        container=slot.docker_id,
+        command=command,
+        user=f"{slot.uid}:{slot.gid}",
+        workdir=order.workdir or slot.workdir,
+        environment={**state.host.environment(slot), **order.env},
+        tty=order.tty,
+    )
+
+
+def _error(error: GreenroomError) -> dict[str, object]:
+    return {
+        "type": "error", "error": error.code, "message": error.message, "details": error.details,
+    }  # fmt: skip
+
+
+async def _last(socket: WebSocket, message: dict[str, object]) -> None:
+    try:
+        await socket.send_bytes(bytes([CONTROL]) + json.dumps(message).encode())
+        await socket.close()
+    except (WebSocketDisconnect, RuntimeError):  # nobody listens any more
+        return

@@ -1,0 +1,51 @@
+"""This host's lease files and containers, through the activities' own functions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from activities import leases, slotfiles
+from activities.containers import exec_environment
+from activities.context import HostContext, open_context
+from greenroom.api.state import PersonalParts
+from greenroom.core.messages import Lease
+from greenroom.core.slotfile import SlotRecord
+from greenroom.services.settings import Settings
+
+
+@dataclass(frozen=True)
+class LocalHost:
+    """``HostSide`` of the real host."""
+
+    context: HostContext
+
+    @classmethod
+    def of(cls, settings: Settings) -> LocalHost:
+        """Connects to nothing yet. Raises UsageError."""
+        return cls(open_context(settings))
+
+    def arm(self, lease: Lease, personal: PersonalParts) -> None:
+        """See ``HostSide``."""
+        leases.arm(
+            self.context,
+            lease,
+            leases.Personal(
+                env=personal.env,
+                secrets=personal.secrets,
+                files=personal.files,
+                git_name=personal.git_name,
+                git_email=personal.git_email,
+            ),
+        )
+
+    def slot_of_claim(self, claim_id: str) -> SlotRecord | None:
+        """See ``HostSide``."""
+        return slotfiles.slot_of_claim(self.context.paths, claim_id)
+
+    def slot(self, container: str) -> SlotRecord | None:
+        """See ``HostSide``."""
+        return slotfiles.read_slot(self.context.paths, container)
+
+    def environment(self, slot: SlotRecord) -> dict[str, str]:
+        """See ``HostSide``."""
+        return exec_environment(slot)

@@ -1,0 +1,103 @@
+"""Finding a claim: the host's lease file first, else the keepers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from pydantic import BaseModel
+
+from greenroom.api.pools import known_pools
+from greenroom.api.state import ApiState
+from greenroom.core.errors import FencedError, NotFoundError
+from greenroom.core.messages import ArmRequest
+from greenroom.core.names import check_claim_id
+from greenroom.core.slotfile import SlotRecord
+
+
+class FoundLease(BaseModel):
+    """A live lease. ``expires_at`` in epoch seconds."""
+
+    claim_id: str
+    pool: str
+    container: str
+    container_workflow: str
+    holder: str
+    token: int
+    expires_at: float
+    armed: bool
+    commit: str
+    fingerprint: str
+
+
+async def find_lease(
+    state: ApiState, claim_id: str, *, token: int | None = None, pool: str = ""
+) -> FoundLease:
+    """The live lease of a claim. Raises NotFoundError, FencedError (another token), UsageError."""
+    check_claim_id(claim_id)
+    found = _on_this_host(state, claim_id) or await _from_keepers(state, claim_id, pool)
+    if token is not None and token != found.token:
+        raise FencedError(f"token {token} is not that of the live lease of claim {claim_id}")
+    return found
+
+
+async def usable_slot(state: ApiState, claim_id: str, token: int | None) -> SlotRecord:
+    """The armed container of a live claim, ready for commands.
+
+    A claim that is granted and not armed yet is waited for. Raises as ``find_lease``.
+    """
+    lease = await find_lease(state, claim_id, token=token)
+    if not lease.armed:
+        await state.client.arm(
+            lease.container_workflow, ArmRequest(claim_id=claim_id, token=lease.token)
+        )
+    slot = await asyncio.to_thread(state.host.slot, lease.container)
+    if slot is None or slot.lease is None or slot.lease.token != lease.token:
+        raise NotFoundError(f"claim {claim_id} has ended")
+    _check_live(slot, time.time())
+    return slot
+
+
+def _check_live(slot: SlotRecord, now: float) -> None:
+    lease = slot.lease
+    if lease is not None and lease.ended:
+        raise NotFoundError(f"claim {lease.claim_id} ended: {lease.end_reason or 'released'}")
+    if lease is not None and lease.expires_at <= now:
+        raise NotFoundError(f"claim {lease.claim_id} ended: expired")
+
+
+def _on_this_host(state: ApiState, claim_id: str) -> FoundLease | None:
+    slot = state.host.slot_of_claim(claim_id)
+    if slot is None or slot.lease is None or slot.lease.claim_id != claim_id:
+        return None
+    _check_live(slot, time.time())
+    lease = slot.lease
+    return FoundLease(
+        claim_id=claim_id,
+        pool=slot.pool,
+        container=slot.container,
+        container_workflow=slot.workflow_id,
+        holder=lease.holder,
+        token=lease.token,
+        expires_at=lease.expires_at,
+        armed=lease.policy_armed,
+        commit=slot.commit,
+        fingerprint=slot.fingerprint,
+    )
+
+
+async def _from_keepers(state: ApiState, claim_id: str, pool: str) -> FoundLease:
+    pools = [pool] if pool else await known_pools(state)
+    answers = await asyncio.gather(
+        *(state.client.lease(name, claim_id) for name in pools), return_exceptions=True
+    )
+    for answer in answers:
+        if isinstance(answer, BaseException):
+            if isinstance(answer, NotFoundError):
+                continue  # a pool that is going away
+            raise answer
+        if answer is not None:
+            return FoundLease(
+                **answer.model_dump(include=set(FoundLease.model_fields) - {"armed"}), armed=False
+            )
+    raise NotFoundError(f"no live claim {claim_id}")

@@ -1,0 +1,31 @@
+"""Claiming and giving back, for ``claim`` and ``run``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from greenroom.cli.http_client import PATIENCE_S, Api, Ask, url
+from greenroom.cli.output import say
+from greenroom.core.errors import GreenroomError, NotFoundError
+
+
+def take(api: Api, pool: str, body: dict[str, Any]) -> dict[str, Any]:
+    """The granted claim's document. Whoever interrupts it holds nothing afterwards."""
+    ask = Ask("POST", url("pools", pool, "claims"), body, timeout_s=body["wait_s"] + PATIENCE_S)
+    try:
+        granted: dict[str, Any] = api.ask(ask)
+    except BaseException as error:
+        if not isinstance(error, Exception):
+            give_back(api, pool, body["claim_id"])
+        raise
+    return granted
+
+
+def give_back(api: Api, pool: str, claim_id: str, *, save: bool = False) -> None:
+    """Release without waiting for the end; a claim that is not there is given back already."""
+    try:
+        api.delete("claims", claim_id, pool=pool, save=save, wait=False)
+    except NotFoundError:
+        return
+    except GreenroomError as error:
+        say(f"greenroom: claim {claim_id} is not released ({error.message}); it ends by itself")

@@ -1,0 +1,152 @@
+"""The CLI's way to the API: HTTP over its Unix socket, with nothing but the standard library."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from greenroom.core.errors import BackendError, UsageError, from_code
+from greenroom.core.paths import StatePaths
+from greenroom.services.settings import state_paths
+
+PATIENCE_S = 60.0
+"""How long an answer that waits for nothing may take."""
+_RESTART_S = 20.0
+
+
+class UnixConnection(http.client.HTTPConnection):
+    """An HTTP connection to a Unix socket."""
+
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self._path = path
+
+    def connect(self) -> None:
+        """Raises OSError."""
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One request. ``repeatable``: may be sent again when the connection broke half-way."""
+
+    method: str
+    path: str
+    body: Any = None
+    timeout_s: float = PATIENCE_S
+    repeatable: bool = True
+
+
+class Api:
+    """The API of one install. Methods return decoded JSON and raise ``greenroom.core.errors``."""
+
+    def __init__(self, paths: StatePaths) -> None:
+        self.paths = paths
+
+    def get(self, *parts: str, **query: object) -> Any:  # noqa: ANN401 - JSON
+        return self.ask(Ask("GET", url(*parts, **query)))
+
+    def post(self, *parts: str, body: object = None) -> Any:  # noqa: ANN401 - JSON
+        return self.ask(Ask("POST", url(*parts), body))
+
+    def put(self, *parts: str, body: object) -> Any:  # noqa: ANN401 - JSON
+        return self.ask(Ask("PUT", url(*parts), body))
+
+    def delete(self, *parts: str, timeout_s: float = PATIENCE_S, **query: object) -> Any:  # noqa: ANN401
+        return self.ask(Ask("DELETE", url(*parts, **query), timeout_s=timeout_s))
+
+    def ask(self, ask: Ask) -> Any:  # noqa: ANN401 - JSON
+        """Send one request; an API that is just being restarted is waited for."""
+        give_up = time.monotonic() + _RESTART_S
+        while True:
+            try:
+                return self._send(ask)
+            except (FileNotFoundError, ConnectionRefusedError) as error:
+                if time.monotonic() > give_up or not self.supervised():
+                    raise self._down(error) from error
+            except (http.client.RemoteDisconnected, ConnectionError) as error:
+                if time.monotonic() > give_up or not ask.repeatable:
+                    raise BackendError(f"the API broke off: {error}") from error
+            except PermissionError as error:
+                raise self._not_ours() from error
+            except TimeoutError as error:
+                raise BackendError(f"no answer from the API within {ask.timeout_s:g} s") from error
+            time.sleep(0.05)
+
+    def ask_ready(self) -> None:
+        """Wait for an API that is just being restarted. Raises BackendError when none comes."""
+        give_up = time.monotonic() + _RESTART_S
+        while True:
+            try:
+                with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                    probe.connect(str(self.paths.api_socket))
+            except PermissionError as error:
+                raise self._not_ours() from error
+            except OSError as error:
+                if time.monotonic() > give_up or not self.supervised():
+                    raise self._down(error) from error
+            else:
+                return
+            time.sleep(0.05)
+
+    def supervised(self) -> bool:
+        """Whether a supervisor runs, which starts a dead API again."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            return probe.connect_ex(str(self.paths.supervisor_socket)) == 0
+
+    def _send(self, ask: Ask) -> Any:  # noqa: ANN401 - JSON
+        connection = UnixConnection(self.paths.api_socket, ask.timeout_s)
+        body = None if ask.body is None else json.dumps(ask.body)
+        headers = {"Content-Type": "application/json"} if body is not None else {}
+        try:
+            connection.request(ask.method, ask.path, body, headers)
+            response = connection.getresponse()
+            status, answer = response.status, response.read()
+        finally:
+            connection.close()
+        if status >= 400:
+            raise _error(status, answer)
+        return json.loads(answer) if answer else None
+
+    def _not_ours(self) -> UsageError:
+        return UsageError(f"{self.paths.api_socket} is not for this user: run as its owner (sudo)")
+
+    def _down(self, error: OSError) -> BackendError:
+        return BackendError(
+            f"Greenroom is not running in {self.paths.root} ({error.strerror}): start it with "
+            "`greenroom up`, or name its state folder in GREENROOM_STATE"
+        )
+
+
+def open_api() -> Api:
+    """The API of the install that the environment selects; connects to nothing yet."""
+    return Api(state_paths(os.environ))
+
+
+def url(*parts: str, **query: object) -> str:
+    """``/v1/…`` of quoted parts; query values that are None are left out."""
+    path = "/v1/" + "/".join(quote(part, safe="") for part in parts)
+    plain = {
+        name: str(value).lower() if isinstance(value, bool) else value
+        for name, value in query.items()
+        if value is not None
+    }
+    return f"{path}?{urlencode(plain)}" if plain else path
+
+
+def _error(status: int, answer: bytes) -> Exception:
+    try:
+        told = json.loads(answer)
+        return from_code(told["error"], told["message"], told.get("details"))
+    except (ValueError, KeyError, TypeError):
+        text = answer.decode(errors="replace")[:200]
+        return BackendError(f"the API answered {status}: {text}")

@@ -1,0 +1,63 @@
+"""``greenroom run``: claim, one command, release; the claim ends whatever happens."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+
+from greenroom.cli.claiming import give_back, take
+from greenroom.cli.exec import check_terminal
+from greenroom.cli.http_client import open_api
+from greenroom.cli.options import claim_body, claim_options, json_option
+from greenroom.cli.output import emit
+from greenroom.cli.streaming import Kept, Order, stream, to_streams
+
+
+@click.command("run")
+@click.argument("pool")
+@click.argument("line", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- CMD...")
+@click.option("-i", "--interactive", is_flag=True, help="Feed it our standard input.")
+@click.option("-t", "--tty", is_flag=True, help="Give it a terminal.")
+@click.option("-w", "--workdir", default="", help="Where to run; omitted: the work tree.")
+@click.option("--discard", is_flag=True, help="Do not save what it changed.")
+@claim_options
+@json_option
+def command(  # noqa: PLR0913, PLR0917 - click's
+    pool: str,
+    line: tuple[str, ...],
+    interactive: bool,  # noqa: FBT001
+    tty: bool,  # noqa: FBT001
+    workdir: str,
+    discard: bool,  # noqa: FBT001
+    as_json: bool,  # noqa: FBT001
+    **wanted: Any,  # noqa: ANN401
+) -> int:
+    """Run one command in a container of POOL, claimed for it alone."""
+    check_terminal(interactive=interactive, tty=tty, as_json=as_json)
+    signal.signal(signal.SIGTERM, _end)
+    api = open_api()
+    granted = take(api, pool, claim_body(wanted))
+    kept = Kept()
+    try:
+        order = Order(
+            claim_id=granted["claim_id"],
+            command=line,
+            stdin=interactive,
+            tty=tty,
+            workdir=workdir,
+            token=granted["token"],
+        )
+        code = stream(api, order, kept if as_json else to_streams)
+    finally:
+        give_back(api, pool, granted["claim_id"], save=not discard)
+    if as_json:
+        emit({"claim": granted, "exit_code": code, "stdout": kept.stdout, "stderr": kept.stderr})
+    return code
+
+
+def _end(signum: int, _: FrameType | None) -> NoReturn:
+    """As if interrupted: the claim is released on the way out."""
+    raise SystemExit(128 + signum)

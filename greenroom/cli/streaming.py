@@ -1,0 +1,182 @@
+"""The CLI's end of a command in a container: standard streams over the API's WebSocket."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import signal
+import sys
+import termios
+import threading
+import tty
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
+from websockets.sync.client import ClientConnection, unix_connect
+
+from greenroom.cli.http_client import Api, url
+from greenroom.core.errors import BackendError, from_code
+
+_STDIN, _STDOUT, _STDERR, _CONTROL = 0, 1, 2, 3
+_PIECE = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to run where. ``stdin``: feed it this process's standard input."""
+
+    claim_id: str
+    command: tuple[str, ...]
+    stdin: bool = False
+    tty: bool = False
+    env: dict[str, str] = field(default_factory=dict)
+    workdir: str = ""
+    token: int | None = None
+
+
+class Sink(Protocol):
+    """Where output goes: ``channel`` is 1 or 2."""
+
+    def __call__(self, channel: int, data: bytes) -> None:
+        """Take one piece of output."""
+
+
+def to_streams(channel: int, data: bytes) -> None:
+    """A ``Sink``: this process's own standard output and error."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(channel, view) :]
+
+
+class Kept:
+    """A ``Sink`` that keeps everything, as text."""
+
+    def __init__(self) -> None:
+        self._pieces: dict[int, bytearray] = {_STDOUT: bytearray(), _STDERR: bytearray()}
+
+    def __call__(self, channel: int, data: bytes) -> None:
+        self._pieces[channel].extend(data)
+
+    @property
+    def stdout(self) -> str:
+        return self._pieces[_STDOUT].decode(errors="replace")
+
+    @property
+    def stderr(self) -> str:
+        return self._pieces[_STDERR].decode(errors="replace")
+
+
+def stream(api: Api, order: Order, sink: Sink = to_streams) -> int:
+    """Run one command to its end; its exit code. Raises ``greenroom.core.errors``."""
+    api.ask_ready()
+    path = url("claims", order.claim_id, "exec")
+    try:
+        with unix_connect(
+            str(api.paths.api_socket),
+            f"ws://localhost{path}",
+            compression=None,
+            max_size=None,
+            ping_interval=None,
+            close_timeout=2,
+        ) as socket:
+            socket.send(_first(order))
+            with _input(socket, order):
+                return _output(socket, sink)
+    except (OSError, InvalidHandshake) as error:
+        if isinstance(error, BrokenPipeError):
+            raise  # our own standard output
+        raise BackendError(f"the API broke off: {error}") from error
+
+
+def _first(order: Order) -> str:
+    columns, rows = shutil.get_terminal_size() if order.tty else (0, 0)
+    env = {"TERM": os.environ.get("TERM", "xterm"), **order.env} if order.tty else order.env
+    return json.dumps(
+        {
+            "cmd": order.command,
+            "tty": order.tty,
+            "env": env,
+            "workdir": order.workdir,
+            "rows": rows,
+            "cols": columns,
+            "token": order.token,
+        }
+    )
+
+
+def _output(socket: ClientConnection, sink: Sink) -> int:
+    while True:
+        try:
+            message = socket.recv()
+        except ConnectionClosed as error:
+            raise BackendError(f"the API broke off while the command ran: {error}") from error
+        frame = message if isinstance(message, bytes) else message.encode()
+        if frame[0] != _CONTROL:
+            sink(frame[0], frame[1:])
+            continue
+        told = json.loads(frame[1:])
+        if told["type"] == "exit":
+            return int(told["code"])
+        raise from_code(told["error"], told["message"], told["details"])
+
+
+@contextmanager
+def _input(socket: ClientConnection, order: Order) -> Iterator[None]:
+    """Feed input, and follow the terminal's size, while the block runs."""
+    if not order.stdin:
+        _control(socket, {"type": "stdin_eof"})
+        yield
+        return
+    resized, wake = os.pipe()
+    before = signal.getsignal(signal.SIGWINCH)
+    if order.tty:
+        signal.signal(signal.SIGWINCH, lambda *_: os.write(wake, b"w") and None)
+    feeder = threading.Thread(target=_feed, args=(socket, resized), daemon=True)
+    try:
+        with _raw_terminal(wanted=order.tty):
+            feeder.start()
+            yield
+    finally:
+        signal.signal(signal.SIGWINCH, before)
+
+
+def _feed(socket: ClientConnection, resized: int) -> None:
+    """Send standard input until its end, and the terminal's size when it changes."""
+    waiting = [0, resized]
+    with suppress(ConnectionClosed):  # the command has ended
+        while True:
+            ready, _, _ = select.select(waiting, [], [])
+            if resized in ready:
+                os.read(resized, _PIECE)
+                columns, rows = shutil.get_terminal_size()
+                _control(socket, {"type": "resize", "rows": rows, "cols": columns})
+            if 0 in ready:
+                data = os.read(0, _PIECE)
+                if not data:
+                    _control(socket, {"type": "stdin_eof"})
+                    waiting = [resized]
+                else:
+                    socket.send(bytes([_STDIN]) + data)
+
+
+def _control(socket: ClientConnection, told: dict[str, object]) -> None:
+    with suppress(ConnectionClosed):  # an answer that explains it is on its way
+        socket.send(bytes([_CONTROL]) + json.dumps(told).encode())
+
+
+@contextmanager
+def _raw_terminal(*, wanted: bool) -> Iterator[None]:
+    if not wanted or not sys.stdin.isatty():
+        yield
+        return
+    before = termios.tcgetattr(0)
+    tty.setraw(0)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(0, termios.TCSADRAIN, before)
