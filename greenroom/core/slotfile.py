@@ -42,7 +42,9 @@ class SlotRecord(BaseModel):
     """Everything that host processes must know of one container.
 
     ``kind``: ``slot``, ``builder`` or ``verify``. ``sandbox_key`` is the engine's path of the
-    network namespace. ``cut_off_at`` is the epoch second before which the sweep never touches it.
+    network namespace. ``environment`` is what every command inside gets beside the proxy's
+    variables. ``worktree_mark`` is how the work tree looked when the container became ready;
+    ``unsaved`` says why the work of its ended claim could not be saved.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -66,6 +68,10 @@ class SlotRecord(BaseModel):
     workdir: str = "/workspace"
     commit: str = ""
     fingerprint: str = ""
+    image_id: str = ""
+    environment: dict[str, str] = Field(default_factory=dict)
+    worktree_mark: str = ""
+    unsaved: str = ""
     lease: HostLease | None = None
 
     @property
