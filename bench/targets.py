@@ -161,7 +161,7 @@ def _cold(stack: Stack) -> None:
         ".venv/bin/pip install -q -r requirements.txt && .venv/bin/python app.py"
     )
     _docker(
-        "run", "--rm", "--network", "host", "-u", "root", "-w", "/tmp",
+        "run", "--rm", "--network", "host", "-u", "root", "-w", "/home/agent",
         "-v", f"{stack.repo}:/origin:ro", "-v", f"{bundle}:/ca.crt:ro", "-e", "PIP_CERT=/ca.crt",
         "-e", "GIT_CONFIG_COUNT=1", "-e", "GIT_CONFIG_KEY_0=safe.directory",
         "-e", "GIT_CONFIG_VALUE_0=*", "greenroom/base", "sh", "-ec", script,
@@ -173,7 +173,7 @@ def _docker_run(stack: Stack, count: int) -> float:
     image = stack.status()["snapshot"]["image_tag"]
     names: list[str] = []
 
-    def run() -> None:
+    def run(_: int) -> None:
         done = _docker(
             "run", "-d", "--network", "none", "--cap-drop", "ALL", "--security-opt",
             "no-new-privileges", "--init", "--cpus", "2", "--memory", "1g", "--memory-swap", "1g",
@@ -182,7 +182,7 @@ def _docker_run(stack: Stack, count: int) -> float:
         names.append(done.stdout.strip())
 
     try:
-        return timed(lambda: [run() for _ in range(count)]) / count
+        return timed(lambda: list(map(run, range(count)))) / count
     finally:
         _docker("rm", "-f", *names)
 
