@@ -54,8 +54,8 @@ def size_in_bytes(value: object) -> object:
     return value
 
 
-Seconds = Annotated[float, BeforeValidator(duration)]
-Bytes = Annotated[int, BeforeValidator(size_in_bytes)]
+Seconds = Annotated[float, BeforeValidator(duration, json_schema_input_type=float | str)]
+Bytes = Annotated[int, BeforeValidator(size_in_bytes, json_schema_input_type=int | str)]
 
 
 class _Strict(BaseModel):
