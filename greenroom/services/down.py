@@ -13,6 +13,9 @@ def bring_down(settings: Settings, report: Report) -> None:
 
     State stays. Safe to call again, and when nothing runs. Raises BackendError.
     """
-    supervisor_client.stop(settings.paths, report)
+    paths = settings.paths
+    supervisor_client.stop(paths, report)
+    for dead in (paths.opener_socket, paths.gate_socket, paths.api_socket):
+        dead.unlink(missing_ok=True)  # a process that was killed could not
     stop_engine(report)
     report("services", "nothing is running")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from greenroom.core.errors import EngineError
 from greenroom.core.paths import StatePaths
-from greenroom.services import host_packages, processes
+from greenroom.services import detached, host_packages, processes
 from greenroom.services.docker_http import DockerHttp
 from greenroom.services.processes import ProcessId
 from greenroom.services.progress import Report
@@ -108,15 +108,7 @@ def _start_dockerd(docker: DockerHttp, paths: StatePaths, report: Report) -> Non
     # Greenroom's containers use no bridge, so an engine without iptables will do.
     for options in ([], ["--iptables=false", "--ip6tables=false", "--bridge=none"]):
         report("docker", " ".join(["starting dockerd", *options]))
-        with log.open("ab") as sink:
-            child = subprocess.Popen(
-                ["dockerd", *options],
-                stdin=subprocess.DEVNULL,
-                stdout=sink,
-                stderr=sink,
-                cwd="/",
-                start_new_session=True,
-            )
+        child = detached.start(["dockerd", *options], log)
         process = processes.identify(child.pid)
         if process is not None and _wait(docker, child, _START_DEADLINE_S):
             _STARTED.write_text(json.dumps({"pid": process.pid, "started": process.started}))

@@ -37,11 +37,19 @@ def ensure_gate_user() -> pwd.struct_passwd:
 
 
 def ensure_folders(paths: StatePaths, gate_gid: int) -> None:
-    """Make the tree with its modes: the gate's group may read leases and mirrors. Raises OSError.
+    """Make the tree with its modes: the gate's group may read leases and mirrors.
 
     ``run`` is sticky: the gate can make its own socket there, but not touch those of root.
+    Raises OSError, and UsageError when the gate's user could not get to the state folder.
     """
     paths.root.mkdir(mode=0o755, parents=True, exist_ok=True)
+    for folder in (paths.root, *paths.root.parents):
+        if not folder.stat().st_mode & 0o001:
+            raise UsageError(
+                f"the state folder {paths.root} is out of reach for the gate's unprivileged "
+                f"user, as {folder} is closed to others: name another in GREENROOM_STATE, or run "
+                f"`chmod o+x {folder}`"
+            )
     for folder, mode, group in (
         (paths.run, 0o1775, gate_gid),
         (paths.slots, 0o750, gate_gid),

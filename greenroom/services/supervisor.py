@@ -23,7 +23,6 @@ import time
 from asyncio import StreamReader, StreamWriter
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from greenroom.core.errors import UsageError
@@ -31,27 +30,12 @@ from greenroom.core.paths import StatePaths
 from greenroom.services import processes
 from greenroom.services.child import Backoff, Child
 from greenroom.services.engine_setup import engine_in_use
-from greenroom.services.processes import ProcessId
+from greenroom.services.process_record import end_leftovers, services_file
 from greenroom.services.service_list import Service
 from greenroom.services.service_list import services as service_list
 from greenroom.services.settings import load_settings
 
 _START_PATIENCE_S = 60.0
-
-
-def services_file(paths: StatePaths) -> Path:
-    """Where the identities of the processes are written."""
-    return paths.run / "services.json"
-
-
-def read_services(paths: StatePaths) -> dict[str, Any]:
-    """The last written state of the processes by name; empty when there is none."""
-    try:
-        found = json.loads(services_file(paths).read_text())
-    except (FileNotFoundError, ValueError):
-        return {}  # it is replaced whole: a broken one dates from before a power cut
-    services: dict[str, Any] = found["services"]
-    return services
 
 
 class Supervisor:
@@ -156,17 +140,6 @@ class Supervisor:
         if self._callers:
             await asyncio.wait(self._callers, timeout=5.0)  # the answer to `stop` must leave
         path.unlink(missing_ok=True)
-
-
-def end_leftovers(paths: StatePaths) -> list[str]:
-    """End the processes that a killed supervisor left. Returns their names."""
-    ended = []
-    for name, state in reversed(read_services(paths).items()):
-        process = ProcessId(int(state.get("pid", 0)), int(state.get("started", 0)))
-        if processes.is_alive(process):
-            processes.end(process, grace_s=10.0)
-            ended.append(name)
-    return ended
 
 
 def supervise(paths: StatePaths, services: Sequence[Service]) -> None:

@@ -6,7 +6,6 @@ import fcntl
 import json
 import os
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -15,6 +14,8 @@ from typing import Any
 
 from greenroom.core.errors import BackendError
 from greenroom.core.paths import StatePaths
+from greenroom.services import detached
+from greenroom.services.process_record import end_leftovers
 from greenroom.services.progress import Report
 
 _START_PATIENCE_S = 15.0
@@ -70,16 +71,9 @@ def start_detached(paths: StatePaths, environ: Mapping[str, str], report: Report
     report("services", "starting the supervisor")
     log = paths.logs / "supervisor.log"
     program = Path(sys.executable).parent / "greenroom"
-    with log.open("ab") as sink:
-        child = subprocess.Popen(
-            [str(program), "supervise"],
-            stdin=subprocess.DEVNULL,
-            stdout=sink,
-            stderr=sink,
-            cwd="/",
-            env={**environ, "GREENROOM_STATE": str(paths.root)},
-            start_new_session=True,
-        )
+    child = detached.start(
+        [str(program), "supervise"], log, {**environ, "GREENROOM_STATE": str(paths.root)}
+    )
     deadline = time.monotonic() + _START_PATIENCE_S
     while status(paths) is None:
         if child.poll() is not None or time.monotonic() > deadline:
@@ -95,9 +89,6 @@ def stop(paths: StatePaths, report: Report) -> None:
     report("services", "stopping")
     _ask(paths, {"op": "stop"}, _STOP_PATIENCE_S)
     _wait_for_lock(paths)
-    # Imported here: it also serves, and asking must stay quick.
-    from greenroom.services.supervisor import end_leftovers  # noqa: PLC0415
-
     for name in end_leftovers(paths):
         report("services", f"ended {name}, left by a killed supervisor")
 

@@ -18,6 +18,7 @@ from greenroom.services import supervisor_client, temporal_server
 from greenroom.services.base_image import ensure_base_image
 from greenroom.services.engine_setup import engine_in_use, ensure_docker
 from greenroom.services.folders import ensure_folders, ensure_gate_user
+from greenroom.services.process_record import end_leftovers
 from greenroom.services.progress import Report
 from greenroom.services.settings import (
     Settings,
@@ -59,6 +60,10 @@ def bring_up(
         ensure_base_image(engine.docker_host, environ, report)
         running = supervisor_client.status(paths) is not None
         before = read_decisions(paths)
+        if not running:
+            # A killed supervisor's Temporal would still hold the ports that we want again.
+            for name in end_leftovers(paths):
+                report("services", f"ended {name}, left by a killed supervisor")
         # Another install must not pick the same ports between our look and the server's start.
         with _locked(_PORTS_LOCK):
             if running and before is not None:
@@ -68,9 +73,9 @@ def bring_up(
             decided = replace(
                 decided, docker_host=engine.docker_host, checkout=checkout(), version=version()
             )
-            write_decisions(paths, decided)
             settings = Settings(paths, install_id, host_name(environ), decided)
             _check_unchanged(environ, settings, running=running)
+            write_decisions(paths, decided)
             if before_start is not None:
                 before_start(settings, report)
             supervisor_client.start_detached(paths, environ, report)

@@ -19,9 +19,10 @@ from greenroom.core.errors import UsageError
 from greenroom.core.paths import StatePaths
 from greenroom.services import processes, supervisor_client
 from greenroom.services.child import Backoff
+from greenroom.services.process_record import end_leftovers, services_file
 from greenroom.services.processes import ProcessId
 from greenroom.services.service_list import Service, said_ready
-from greenroom.services.supervisor import Supervisor, end_leftovers, services_file, supervise
+from greenroom.services.supervisor import Supervisor, supervise
 
 QUICK = Backoff(first_s=0.01, most_s=0.05)
 STEADY = "import time; print('ready', flush=True); time.sleep(600)"
