@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import resource
 import secrets
 import time
 from dataclasses import dataclass, field
@@ -30,7 +31,8 @@ LABEL_DEPENDENCIES = "greenroom.dependencies"
 PERSONAL = "/run/greenroom"
 """Where a container sees its personal files."""
 _LOG = {"Type": "json-file", "Config": {"max-size": "1m", "max-file": "2"}}
-_ULIMITS = [{"Name": "nofile", "Soft": 65536, "Hard": 1048576}]
+_FILES = min(65536, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+_ULIMITS = [{"Name": "nofile", "Soft": _FILES, "Hard": _FILES}]
 """The engine's own soft limit can be a million, over which apt and others loop for seconds."""
 _KEEPER = {"Entrypoint": ["sleep"], "Cmd": ["infinity"]}
 

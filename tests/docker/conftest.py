@@ -1,0 +1,151 @@
+"""A host of its own for tests: state folder, install id, opener and gate as real processes.
+
+Every object made under the install id is removed at the end, whatever the tests left.
+"""
+
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from activities.context import HostContext, open_context
+from activities.making import take_away
+from activities.profiles import own_label
+from activities.registries import Registries
+from activities.seccomp import ensure_seccomp
+from activities.slotfiles import all_slots, read_slot
+from greenroom.core.config import PoolConfig
+from greenroom.core.paths import StatePaths
+from greenroom.services.settings import Settings, load_settings
+
+GIT = ("git", "-c", "user.name=Tess Tester", "-c", "user.email=tess@example.org")
+SERVICES = {
+    "opener": "from greenroom.gate.opener import main; main()",
+    "gate": "from greenroom.gate.server import main; main()",
+}
+
+
+class Service:
+    """The opener or the gate as a process of its own."""
+
+    def __init__(self, name: str, state: Path) -> None:
+        self._name, self._state = name, state
+        self._process: subprocess.Popen[str] | None = None
+        self.start()
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", SERVICES[self._name]],
+            env={**os.environ, "GREENROOM_STATE": str(self._state)},
+            stdout=subprocess.PIPE,
+            stderr=(self._state / f"{self._name}.err").open("a"),
+            text=True,
+        )
+        line = self._process.stdout.readline()
+        assert line.strip() == "ready", (self._state / f"{self._name}.err").read_text()
+        # Read on, so that a full pipe never blocks it.
+        log = (self._state / f"{self._name}.out").open("w")
+        subprocess.Popen(["cat"], stdin=self._process.stdout, stdout=log)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+def new_settings(state: Path) -> Settings:
+    state.chmod(0o755)
+    (state / "install_id").write_text(secrets.token_hex(8))
+    (state / "logs").mkdir()
+    return load_settings({"GREENROOM_STATE": str(state), "GREENROOM_HOST": "testhost"})
+
+
+@dataclass
+class Host:
+    ctx: HostContext
+    gate: Service
+    opener: Service
+    registries: Registries
+
+    @property
+    def paths(self) -> StatePaths:
+        return self.ctx.paths
+
+    def objects(self) -> list[str]:
+        return [c["Names"][0] for c in self.ctx.engine.containers(own_label(self.ctx))]
+
+
+@pytest.fixture(scope="session")
+def host() -> Iterator[Host]:
+    with tempfile.TemporaryDirectory(prefix="greenroom-test-", dir="/tmp") as folder:
+        settings = new_settings(Path(folder))
+        ctx = open_context(settings, namespace_id="the-namespace")
+        opener, gate = Service("opener", Path(folder)), Service("gate", Path(folder))
+        try:
+            ensure_seccomp(ctx)
+            yield Host(ctx, gate, opener, Registries(settings, ctx.engine))
+        finally:
+            clean(ctx)
+            gate.kill()
+            opener.kill()
+
+
+def clean(ctx: HostContext) -> None:
+    for container in all_slots(ctx.paths):
+        record = read_slot(ctx.paths, container)
+        take_away(ctx, record.kind if record else "slot", container)
+    for left in ctx.engine.containers(own_label(ctx)):
+        ctx.engine.remove(left["Id"])
+    for _ in range(5):  # an image goes after those that were built upon it
+        for image in ctx.engine.images(own_label(ctx)):
+            for tag in image.get("RepoTags") or []:
+                if tag != "<none>:<none>":
+                    ctx.engine.remove_image(tag)
+            ctx.engine.remove_image(image["Id"])
+
+
+class Repo:
+    """A git repository on the host."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.mkdir()
+        self.git("init", "-q", "-b", "main")
+
+    def git(self, *arguments: str) -> str:
+        done = subprocess.run(
+            [*GIT, *arguments], cwd=self.path, check=True, capture_output=True, text=True
+        )
+        return done.stdout.strip()
+
+    def commit(self, files: dict[str, str], message: str = "change") -> str:
+        for name, text in files.items():
+            (self.path / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.path / name).write_text(text)
+        self.git("add", "-A")
+        self.git("commit", "-q", "-m", message)
+        return self.git("rev-parse", "HEAD")
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Repo:
+    made = Repo(tmp_path / "source")
+    made.commit({"hello.txt": "hello\n", ".gitignore": "built/\n*.log\n", "src/a.py": "A = 1\n"})
+    return made
+
+
+def pool_config(repo: str, **changes: object) -> PoolConfig:
+    small = {
+        "name": "tiny",
+        "repo": repo,
+        "install": ["mkdir -p built && echo installed > built/deps"],
+        "build": ["echo artefact > built/out; echo stray > stray.txt"],
+        "verify": ["test -f built/out && test -f built/deps"],
+        "limits": {"cpus": 1, "memory": "256m", "pids": 128},
+    }
+    return PoolConfig.model_validate({**small, **changes})
