@@ -74,7 +74,7 @@ class PoolKeeper:
             await self._sleep_until(wake_at)
             if self._handoff_due():
                 await self._hand_over()
-        await workflow.wait_condition(self._settled)
+        await self._settle()
 
     # ── the loop ─────────────────────────────────────────────────────────────────────────────
 
@@ -113,12 +113,17 @@ class PoolKeeper:
         Newcomers are refused by the validators meanwhile and come again with the same id.
         """
         self._draining = True
-        while not self._settled():
-            self._step()
-            await workflow.wait_condition(lambda: self._changed or self._settled())
+        await self._settle()
         self._ledger.fit_budget()
         start = KeeperInput(pool=self._ledger.pool, config=self._ledger.config, ledger=self._ledger)
         workflow.continue_as_new(start)
+
+    async def _settle(self) -> None:
+        """Send what is in the outbox, and plan nothing new: a look could take minutes."""
+        while not self._settled():
+            self._changed = False
+            self._sender.pump()
+            await workflow.wait_condition(lambda: self._changed or self._settled())
 
     def _settled(self) -> bool:
         idle = not self._ledger.outbox and not self._sender.busy and not self._looking

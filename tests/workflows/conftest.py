@@ -6,6 +6,9 @@ import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+# Its pytest plugin imports it at the end of the session, and compiling that much while workflows
+# are collected as garbage fails on Python 3.11.2 ("AST constructor recursion depth mismatch").
+import hypothesis.internal.observability  # noqa: F401
 import pytest
 import pytest_asyncio
 from temporalio.testing import WorkflowEnvironment

@@ -106,6 +106,11 @@ class Pool:
                 if not (isinstance(cause, ApplicationError) and cause.type in RETRIED):
                     raise
                 self.asked_again.append(cause.type or "")
+            except RPCError as error:
+                # A message that came while the keeper's closing task was tried again.
+                if error.status is not RPCStatusCode.FAILED_PRECONDITION:
+                    raise
+                self.asked_again.append(error.message)
 
     async def grant(self, claim_id: str, **fields: object) -> Lease:
         """A claim that must be granted at once."""

@@ -1,0 +1,135 @@
+"""The API of a fake host, served for real on a Unix socket, and the CLI as a process against it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from greenroom.api.app import make_app
+from greenroom.api.listening import listening, server_config
+from greenroom.api.state import ApiState, PersonalParts
+from greenroom.client import PoolClient
+from greenroom.core.errors import CorpseError
+from greenroom.core.messages import Lease
+from greenroom.core.names import container_workflow_id
+from greenroom.core.paths import StatePaths
+from greenroom.core.policy import Phase
+from greenroom.core.slotfile import HostLease, SlotRecord
+from greenroom.metrics import Metrics
+from greenroom.services.settings import Decisions, Settings
+from tests.workflows.pools import Pool
+
+
+@dataclass
+class FakeHostSide:
+    """``HostSide`` on dictionaries. ``dead`` are containers that are found not running."""
+
+    slots: dict[str, SlotRecord] = field(default_factory=dict)
+    personal: dict[str, PersonalParts] = field(default_factory=dict)
+    dead: set[str] = field(default_factory=set)
+    dying: int = 0
+    """How many of the next containers to arm are dead."""
+
+    def arm(self, lease: Lease, personal: PersonalParts) -> None:
+        if self.dying:
+            self.dying -= 1
+            self.dead.add(lease.container)
+        if lease.container in self.dead:
+            raise CorpseError(f"container {lease.container} is not running")
+        self.personal[lease.claim_id] = personal
+        self.slots[lease.container] = SlotRecord(
+            container=lease.container,
+            pool=lease.pool,
+            workflow_id=container_workflow_id(lease.pool, lease.container),
+            docker_id=lease.docker_id,
+            phase=Phase.CLAIMED,
+            lease=HostLease(
+                claim_id=lease.claim_id,
+                holder=lease.holder,
+                token=lease.token,
+                expires_at=lease.expires_at,
+                policy_armed=True,
+                personal_armed=True,
+            ),
+        )
+
+    def slot_of_claim(self, claim_id: str) -> SlotRecord | None:
+        for slot in self.slots.values():
+            if slot.lease is not None and slot.lease.claim_id == claim_id:
+                return slot
+        return None
+
+    def slot(self, container: str) -> SlotRecord | None:
+        return self.slots.get(container)
+
+    def environment(self, slot: SlotRecord) -> dict[str, str]:
+        return {}
+
+
+@dataclass
+class Done:
+    """How a command line ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@dataclass
+class ApiLab:
+    """A served API, its fake host, and the pool behind it."""
+
+    pool: Pool
+    state: ApiState
+    host: FakeHostSide
+
+    async def cli(self, *line: str, stdin: bytes = b"") -> Done:
+        """Run one command line as a process of its own."""
+        process = await self.start(*line)
+        print("CLI", line)
+        out, err = await process.communicate(stdin)
+        print(process.returncode, out.decode()[-600:], err.decode()[-300:])
+        assert process.returncode is not None
+        return Done(process.returncode, out.decode(), err.decode())
+
+    async def start(self, *line: str) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            str(Path(sys.executable).parent / "greenroom"),
+            *line,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, "GREENROOM_STATE": str(self.state.paths.root)},
+        )
+
+
+@contextlib.asynccontextmanager
+async def serving(pool: Pool, root: Path) -> AsyncIterator[ApiLab]:
+    """Serve the API for ``pool`` from a state folder of the test's own."""
+    paths = StatePaths(root)
+    paths.run.mkdir(parents=True)
+    host = FakeHostSide()
+    settings = Settings(paths, "0" * 16, "fake", Decisions())
+    state = ApiState(settings, PoolClient(pool.client), host, Metrics())
+    server = uvicorn.Server(server_config(make_app(state)))
+    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]  # pytest's own
+    with listening(paths.api_socket) as listener:
+        serve = asyncio.create_task(server.serve(sockets=[listener]))
+        try:
+            yield ApiLab(pool, state, host)
+        finally:
+            server.should_exit = True
+            await serve
