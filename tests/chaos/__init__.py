@@ -1,0 +1,1 @@
+"""The invariant checker: what is recorded of a run, and the six properties that must hold."""
