@@ -94,10 +94,19 @@ def _start(docker: DockerHttp, host: str, paths: StatePaths, report: Report) -> 
             return _accept(docker, host)
         raise EngineError("docker.service does not start: see `journalctl -u docker.service`")
     with _lock(Path("/var/lock/greenroom-dockerd.lock"), fcntl.LOCK_EX):
-        if docker.answers():  # another install was quicker
-            return _accept(docker, host)
-        _start_dockerd(docker, paths, report)
+        if not _starting(docker) and not docker.answers():
+            _start_dockerd(docker, paths, report)
     return _accept(docker, host)
+
+
+def _starting(docker: DockerHttp) -> bool:
+    """Whether a dockerd that somebody else started comes up (a package's init script, say)."""
+    try:
+        text = Path("/var/run/docker.pid").read_text().strip()
+    except FileNotFoundError:
+        return False
+    alive = text.isdigit() and processes.program(int(text)) == "dockerd"
+    return alive and _wait(docker, None, _START_DEADLINE_S)
 
 
 def _start_dockerd(docker: DockerHttp, paths: StatePaths, report: Report) -> None:
