@@ -12,7 +12,7 @@ import select
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
 from urllib.parse import urlencode
@@ -162,20 +162,19 @@ class Transport:
         Raises as ``json`` does; an error of the reader's own is left as it is.
         """
         connection = _UnixConnection(self._path, call.timeout_s)
-        try:
-            yield self._open(connection, call)
-        finally:
-            connection.close()
+        with closing(connection), closing(self._open(connection, call)) as response:
+            yield response
 
     @contextmanager
     def live(self, call: Call) -> Iterator[LiveStream]:
         """An answer that goes on until one side ends it. Raises as ``json`` does."""
         connection = _UnixConnection(self._path, call.timeout_s)
-        try:
-            response = self._open(connection, call)
-            yield LiveStream(response, connection.detached)
-        finally:
-            connection.close()
+        with (
+            closing(connection),
+            closing(self._open(connection, call)) as response,
+            closing(connection.detached) as peer,
+        ):
+            yield LiveStream(response, peer)
 
     def _open(self, connection: _UnixConnection, call: Call) -> http.client.HTTPResponse:
         try:
@@ -185,6 +184,13 @@ class Transport:
         except (OSError, http.client.HTTPException) as error:
             raise _unreachable(error) from error
         return response
+
+    def close(self) -> None:
+        """Close the kept connections; a later call opens new ones."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
 
     def _send(self, connection: _UnixConnection, call: Call) -> http.client.HTTPResponse:
         body, headers = call.body, {}

@@ -75,6 +75,10 @@ class Engine:
         """``docker_host`` is ``unix:///path``; raises UsageError for any other."""
         self._http = Transport(socket_path(docker_host))
 
+    def close(self) -> None:
+        """Close the kept connections; a later call opens new ones."""
+        self._http.close()
+
     # ── containers ───────────────────────────────────────────────────────────────────────────
 
     def inspect(self, name: str) -> Json | None:

@@ -8,6 +8,7 @@ import secrets
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,26 +37,34 @@ class Service:
 
     def __init__(self, name: str, state: Path) -> None:
         self._name, self._state = name, state
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self.start()
 
     def start(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", SERVICES[self._name]],
-            env={**os.environ, "GREENROOM_STATE": str(self._state)},
-            stdout=subprocess.PIPE,
-            stderr=(self._state / f"{self._name}.err").open("a"),
-            text=True,
-        )
-        line = self._process.stdout.readline()
-        assert line.strip() == "ready", (self._state / f"{self._name}.err").read_text()
-        # Read on, so that a full pipe never blocks it.
-        log = (self._state / f"{self._name}.out").open("w")
-        subprocess.Popen(["cat"], stdin=self._process.stdout, stdout=log)
+        with self._file("out").open("a") as out, self._file("err").open("a") as err:
+            begin = out.tell()
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", SERVICES[self._name]],
+                env={**os.environ, "GREENROOM_STATE": str(self._state)},
+                stdout=out,
+                stderr=err,
+            )
+        for _ in range(500):
+            with self._file("out").open() as out:
+                out.seek(begin)
+                if out.readline() == "ready\n":
+                    return
+            assert self._process.poll() is None, self._file("err").read_text()
+            time.sleep(0.02)
+        raise AssertionError(f"the {self._name} did not get ready")
 
     def kill(self) -> None:
+        assert self._process is not None
         self._process.kill()
         self._process.wait()
+
+    def _file(self, kind: str) -> Path:
+        return self._state / "logs" / f"{self._name}.{kind}"
 
 
 def new_settings(state: Path) -> Settings:
@@ -93,6 +102,7 @@ def host() -> Iterator[Host]:
             clean(ctx)
             gate.kill()
             opener.kill()
+            ctx.engine.close()
 
 
 def clean(ctx: HostContext) -> None:

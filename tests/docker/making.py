@@ -3,11 +3,16 @@
 import time
 from dataclasses import dataclass
 
+from conftest import Host
+
 from activities import builders
-from activities.containers import Containers
+from activities.containers import Containers, slot_exec
+from activities.engine import Output, no_tick
 from activities.images import Images, verify
+from activities.leases import exec_command
 from activities.profiles import new_ident
 from activities.repos import look
+from activities.slotfiles import read_slot
 from greenroom.core.config import PoolConfig
 from greenroom.core.messages import (
     BuilderCommit,
@@ -15,6 +20,7 @@ from greenroom.core.messages import (
     ContainerInput,
     Lease,
     LookInput,
+    SlotRef,
     SnapshotInput,
     SnapshotRecord,
     TagInput,
@@ -22,7 +28,7 @@ from greenroom.core.messages import (
 )
 
 
-def build_snapshot(host, config: PoolConfig) -> SnapshotRecord:
+def build_snapshot(host: Host, config: PoolConfig) -> SnapshotRecord:
     """The Snapshot workflow's steps; the builder is removed whatever happens."""
     ctx, registries = host.ctx, host.registries
     source = look(ctx, registries, LookInput(pool=config.name, config=config))
@@ -43,9 +49,7 @@ def build_snapshot(host, config: PoolConfig) -> SnapshotRecord:
         images.remove_builder(ref)
     proved = verify(ctx, registries, VerifyInput(snapshot=asked, image=image))
     return images.tag_snapshot(
-        TagInput(
-            snapshot=asked, image=image, steps=(*steps, *proved.steps), started_at=began
-        )
+        TagInput(snapshot=asked, image=image, steps=(*steps, *proved.steps), started_at=began)
     )
 
 
@@ -61,7 +65,7 @@ class Slot:
         return self.asked.container
 
 
-def ready_slot(host, config: PoolConfig, snapshot: SnapshotRecord) -> Slot:
+def ready_slot(host: Host, config: PoolConfig, snapshot: SnapshotRecord) -> Slot:
     containers = Containers(host.ctx)
     asked = ContainerInput(
         pool=config.name, container=new_ident(), config=config, snapshot=snapshot
@@ -91,3 +95,15 @@ def lease_of(slot: Slot, token: int = 1, **changes: object) -> Lease:
         "token": token,
     }
     return Lease.model_validate({**facts, **changes})
+
+
+def remove(host: Host, slot: Slot) -> None:
+    Containers(host.ctx).remove_container(SlotRef(pool=slot.asked.pool, container=slot.container))
+
+
+def sh(host: Host, slot: Slot, script: str) -> Output:
+    """Run a script in a slot as a holder's command would run."""
+    record = read_slot(host.paths, slot.container)
+    assert record is not None
+    command = slot_exec(record, exec_command(record, ("sh", "-c", script)))
+    return host.ctx.engine.capture(command, no_tick)
