@@ -167,6 +167,18 @@ class Pool:
     async def until_armed(self, lease: Lease) -> None:
         await self.until_true(lambda: self.host.armed.get(lease.container) == lease.token)
 
+    async def run_id(self) -> str:
+        """The keeper's present run."""
+        return (await self.keeper.describe()).run_id
+
+    async def handed_over(self, before: str) -> str:
+        """The keeper's run that came after this one."""
+        while True:
+            now = await self.run_id()
+            if now != before:
+                return now
+            await asyncio.sleep(TICK_S)
+
     async def verdict(self, claim_id: str) -> WaitVerdict:
         """The result of a claim's Wait, which may not have been started yet."""
         while True:

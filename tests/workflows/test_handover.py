@@ -26,22 +26,10 @@ from tests.workflows.pools import Pool
 from workflows.pool import PoolKeeper
 
 
-async def run_id(pool: Pool) -> str:
-    return (await pool.keeper.describe()).run_id
-
-
-async def handed_over(pool: Pool, before: str) -> str:
-    while True:
-        now = await run_id(pool)
-        if now != before:
-            return now
-        await asyncio.sleep(0.02)
-
-
 async def test_fifty_claims_at_once_through_five_handovers(pool: Pool) -> None:
     await pool.configure(size={"min": 8, "max": 60})
     await pool.until_ready(8)
-    first = await run_id(pool)
+    first = await pool.run_id()
 
     async def claim(number: int) -> Lease:
         if number % 10 == 5:
@@ -57,7 +45,7 @@ async def test_fifty_claims_at_once_through_five_handovers(pool: Pool) -> None:
         await pool.until_armed(lease)
     status = await pool.until(lambda s: s.counts.claimed == 50)
     assert (status.queue, status.claims_warm + status.claims_cold) == (0, 50)
-    assert await run_id(pool) != first
+    assert await pool.run_id() != first
 
 
 async def lease_of_wait(pool: Pool, claim_id: str) -> Lease:
@@ -73,9 +61,9 @@ async def test_a_handover_keeps_the_whole_ledger(full: Pool) -> None:
     await full.until_gone(ended.container)
     await full.keeper.signal(PoolKeeper.pause)
     status = await full.until_ready(2)
-    before = await run_id(full)
+    before = await full.run_id()
     await full.keeper.signal(PoolKeeper.handoff)
-    await handed_over(full, before)
+    await full.handed_over(before)
     assert (await full.status()).model_copy(update={"at": status.at}) == status
     assert (await full.claim("a")).lease == lease
     assert not (await full.configure()).created
@@ -84,14 +72,14 @@ async def test_a_handover_keeps_the_whole_ledger(full: Pool) -> None:
 async def test_a_handover_does_not_wait_for_a_slow_repository(full: Pool) -> None:
     """A push in the task that hands over: the next run looks, and claims go on meanwhile."""
     look = full.host.gate("look")
-    before = await run_id(full)
+    before = await full.run_id()
     await full.workers.stop()
     await full.keeper.signal(PoolKeeper.handoff)
     await full.keeper.signal(PoolKeeper.pushed, Pushed())
     claiming = asyncio.create_task(full.grant("a"))
     await full.workers.start()
     lease = await claiming
-    await handed_over(full, before)
+    await full.handed_over(before)
     await full.until_true(lambda: len(full.host.subjects("look")) == 2)
     assert (await full.grant("b")).container != lease.container
     assert not look.is_set()
@@ -115,9 +103,9 @@ async def test_while_it_drains_the_keeper_refuses_every_update(pool: Pool) -> No
 
 async def ledger_of(pool: Pool) -> Ledger:
     """The ledger as the keeper hands it over now."""
-    before = await run_id(pool)
+    before = await pool.run_id()
     await pool.keeper.signal(PoolKeeper.handoff)
-    now = await handed_over(pool, before)
+    now = await pool.handed_over(before)
     handle = pool.client.get_workflow_handle(pool.keeper.id, run_id=now)
     async for event in handle.fetch_history_events():
         assert event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED
@@ -176,6 +164,7 @@ async def test_an_entry_whose_receiver_is_gone_is_dropped(full: Pool) -> None:
     assert (await full.status()).counts.ready == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activity", ["create_container", "install_in", "arm_lease"])
 async def test_a_worker_that_is_replaced_in_the_middle_of_claims(pool: Pool, activity: str) -> None:
     await pool.configure(size={"min": 2, "max": 12})
