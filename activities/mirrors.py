@@ -75,8 +75,8 @@ class Mirror:
         self._ensure()
         refs = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*", f"+HEAD:{_REMOTE_HEAD}"]
         options = ["--prune", "--no-tags", "--force", "--quiet", "--no-write-fetch-head"]
-        self._git(["fetch", *options, self.url, *refs], _FETCH_TIMEOUT_S)
-        listed = self._git(["ls-remote", "--symref", self.url, "HEAD"], _READ_TIMEOUT_S)
+        self._git(["fetch", *options, "--", self.url, *refs], _FETCH_TIMEOUT_S)
+        listed = self._git(["ls-remote", "--symref", "--", self.url, "HEAD"], _READ_TIMEOUT_S)
         branch = re.match(r"ref: (refs/heads/\S+)\tHEAD", listed)
         if branch:
             self._git(["symbolic-ref", "HEAD", branch[1]], _READ_TIMEOUT_S)
@@ -172,6 +172,9 @@ class Mirror:
             if process.returncode is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+            for pipe in (process.stdout, process.stderr):
+                if pipe is not None:
+                    pipe.close()
         if process.returncode != 0 and not may_fail:
             raise self._failed(arguments[0], err.decode(errors="replace"))
         return out.decode(errors="surrogateescape") if process.returncode == 0 else ""

@@ -56,13 +56,15 @@ def run_line(ctx: HostContext, line: Line) -> float:
         output.close()
     if code != 0:
         raise PreparationError(
-            f"{line.step} failed with code {code}{_hint(code)}: {line.text}",
+            f"{line.step} failed with code {code}{_hint(code, output.tail())}: {line.text}",
             **output.details(line),
         )
     return time.monotonic() - began
 
 
-def _hint(code: int) -> str:
+def _hint(code: int, tail: str) -> str:
+    if "'s allow-list (phase" in tail:
+        return " (the pool's network does not allow what it needs)"
     if code == 137:
         return " (killed; perhaps it needs more than the pool's limits.memory)"
     return " (no such program)" if code == 127 else ""
