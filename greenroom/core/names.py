@@ -7,8 +7,8 @@ import re
 
 from greenroom.core.errors import UsageError
 
-_POOL = re.compile(r"^[a-z][a-z0-9-]{0,38}[a-z0-9]$|^[a-z]$")
-_CLAIM = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._@=+-]{0,99}$")
+_POOL = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?")
+_CLAIM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@=+-]{0,99}")
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 WORKFLOW_QUEUE = "greenroom"
@@ -25,7 +25,7 @@ LABEL_WORKFLOW = "greenroom.workflow"
 
 def check_pool_name(name: str) -> str:
     """``name`` itself; UsageError when it cannot name a pool."""
-    if not _POOL.match(name):
+    if not _POOL.fullmatch(name):
         raise UsageError(
             f"{name!r} cannot name a pool: use lower-case letters, digits and inner hyphens, "
             "40 at most, starting with a letter"
@@ -35,7 +35,7 @@ def check_pool_name(name: str) -> str:
 
 def check_claim_id(claim_id: str) -> str:
     """``claim_id`` itself; UsageError when it cannot identify a claim (it names a file too)."""
-    if not _CLAIM.match(claim_id):
+    if not _CLAIM.fullmatch(claim_id):
         raise UsageError(
             f"{claim_id!r} cannot be a claim id: use letters, digits and . _ @ = + -, "
             "100 at most, starting with a letter or digit"

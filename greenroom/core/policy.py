@@ -109,7 +109,7 @@ def parse_endpoint(text: str) -> Endpoint:
         host, port = raw, ""
     host = canonical_host(host)
     literal = _is_address(host)
-    if not literal and not _NAME.match(host):
+    if not literal and not _NAME.fullmatch(host):
         raise UsageError(f"{text!r} is not a host name; write name, name:port or address:port")
     if not port:
         return Endpoint(host=host, named=literal)
