@@ -72,7 +72,11 @@ def locked_slot(paths: StatePaths, container: str) -> Iterator[SlotRecord | None
             fcntl.flock(fd, fcntl.LOCK_EX)
             if not _is_still(lock, fd):
                 continue  # removed with its container while we waited; take the new one
-            yield read_slot(paths, container)
+            try:
+                yield read_slot(paths, container)
+            finally:
+                if not paths.slot(container).exists():
+                    lock.unlink(missing_ok=True)  # no container, no lock to keep
             return
         finally:
             os.close(fd)

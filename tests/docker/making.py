@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass
 
-from conftest import Host
+from conftest import Host, Repo
 
 from activities import builders
 from activities.containers import Containers, slot_exec
@@ -26,6 +26,9 @@ from greenroom.core.messages import (
     TagInput,
     VerifyInput,
 )
+
+Made = tuple[Repo, PoolConfig, SnapshotRecord]
+"""A repository, a pool of it, and the pool's snapshot."""
 
 
 def build_snapshot(host: Host, config: PoolConfig) -> SnapshotRecord:

@@ -4,19 +4,17 @@ from collections.abc import Iterator
 
 import pytest
 from conftest import Host, Repo, pool_config
-from making import Slot, build_snapshot, ready_slot, remove, sh
+from making import Made, Slot, build_snapshot, ready_slot, remove, sh
 from temporalio.exceptions import ApplicationError
 
 from activities.containers import Containers
 from activities.engine import Exec, no_tick
 from activities.profiles import new_ident
 from activities.slotfiles import all_slots, read_slot
-from greenroom.core.config import PoolConfig
-from greenroom.core.messages import ContainerInput, SnapshotRecord
+from greenroom.core.messages import ContainerInput
 from greenroom.core.policy import GIT_NAME, Phase
 
 pytestmark = pytest.mark.docker
-Made = tuple[Repo, PoolConfig, SnapshotRecord]
 
 SOCKETS = """
 import socket

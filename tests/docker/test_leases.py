@@ -7,19 +7,17 @@ from pathlib import Path
 
 import pytest
 from conftest import Host, Repo, pool_config
-from making import Slot, build_snapshot, lease_of, ready_slot, remove, sh
+from making import Made, Slot, build_snapshot, lease_of, ready_slot, remove, sh
 
 from activities.leases import Personal, arm, close, extend
 from activities.saving import save_work
 from activities.slotfiles import read_slot, slot_of_claim
-from greenroom.core.config import PoolConfig
 from greenroom.core.errors import CorpseError, FencedError, UsageError
 from greenroom.core.lifecycle import EndReason
-from greenroom.core.messages import EndInput, ExtendInput, Lease, SavedWork, SnapshotRecord
+from greenroom.core.messages import EndInput, ExtendInput, Lease, SavedWork
 from greenroom.core.policy import Phase
 
 pytestmark = pytest.mark.docker
-Made = tuple[Repo, PoolConfig, SnapshotRecord]
 
 
 @pytest.fixture(scope="module")
