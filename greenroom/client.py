@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel
 from temporalio.client import (
@@ -21,9 +21,10 @@ from temporalio.client import (
     WorkflowFailureError,
     WorkflowHandle,
     WorkflowQueryFailedError,
+    WorkflowQueryRejectedError,
     WorkflowUpdateFailedError,
 )
-from temporalio.common import WorkflowIDConflictPolicy
+from temporalio.common import QueryRejectCondition, WorkflowIDConflictPolicy
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.exceptions import ApplicationError, CancelledError
 from temporalio.service import RPCError, RPCStatusCode
@@ -284,7 +285,12 @@ class PoolClient:
         arguments = [] if request is None else [request]
 
         async def once() -> Any:  # noqa: ANN401 - as above
-            return await handle.query(name, args=arguments, result_type=reply | None)  # type: ignore[arg-type]
+            return await handle.query(
+                name,
+                args=arguments,
+                result_type=cast("type[BaseModel]", reply | None),
+                reject_condition=QueryRejectCondition.NOT_OPEN,
+            )
 
         return await self._patiently(once, within_s)
 
@@ -318,6 +324,7 @@ _FAILURES = (
     RPCTimeoutOrCancelledError,
     WorkflowUpdateFailedError,
     WorkflowQueryFailedError,
+    WorkflowQueryRejectedError,
 )
 
 
@@ -349,7 +356,8 @@ def _translate(error: BaseException) -> GreenroomError:
     """What a failure of the SDK means to a caller of Greenroom."""
     if isinstance(error, WorkflowUpdateFailedError):
         return _from_failure(error.cause)
-    if isinstance(error, RPCError) and error.status is RPCStatusCode.NOT_FOUND:
+    gone = isinstance(error, RPCError) and error.status is RPCStatusCode.NOT_FOUND
+    if gone or isinstance(error, WorkflowQueryRejectedError):
         return _WorkflowGoneError("no such workflow is running")
     return TemporalError(f"Temporal does not answer: {error}")
 

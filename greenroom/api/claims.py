@@ -162,7 +162,8 @@ async def claim(pool: str, body: ClaimBody, state: State, request: Request) -> C
             stages.end("queue")
         try:
             await asyncio.to_thread(state.host.arm, lease, personal)
-        except CorpseError:
+        except (CorpseError, FencedError):
+            # Dead, or ended before we came: the keeper knows whether the claim gets another one.
             stages.end("arm")
             left = max(0.0, deadline - time.monotonic())
             wanted = wanted.model_copy(

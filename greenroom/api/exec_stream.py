@@ -25,7 +25,6 @@ from greenroom.core.slotfile import SlotRecord
 router = APIRouter(prefix="/v1")
 
 STDIN, CONTROL = 0, 3
-_WITH_PERSONAL = 'set -a; . /run/greenroom/env; set +a; exec "$@"'
 
 
 class ExecOrder(BaseModel):
@@ -158,12 +157,9 @@ def _order(text: str) -> ExecOrder:
 
 
 def _spec(state: ApiState, slot: SlotRecord, order: ExecOrder) -> ExecSpec:
-    command = order.cmd
-    if (state.paths.personal(slot.container) / "env").is_file():
-        command = ("/bin/sh", "-c", _WITH_PERSONAL, "greenroom", *order.cmd)
     return ExecSpec(
         container=slot.docker_id,
-        command=command,
+        command=state.host.command(slot, order.cmd),
         user=f"{slot.uid}:{slot.gid}",
         workdir=order.workdir or slot.workdir,
         environment={**state.host.environment(slot), **order.env},

@@ -46,6 +46,10 @@ class LocalHost:
         """See ``HostSide``."""
         return slotfiles.read_slot(self.context.paths, container)
 
+    def command(self, slot: SlotRecord, command: tuple[str, ...]) -> tuple[str, ...]:
+        """See ``HostSide``."""
+        return leases.exec_command(slot, command)
+
     def environment(self, slot: SlotRecord) -> dict[str, str]:
         """See ``HostSide``."""
         return exec_environment(slot)

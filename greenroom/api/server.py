@@ -7,9 +7,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping
 
 import uvicorn
 from temporalio.client import Client
@@ -18,6 +16,7 @@ from temporalio.service import RPCError
 
 from greenroom.api.app import make_app
 from greenroom.api.host import LocalHost
+from greenroom.api.listening import listening, server_config
 from greenroom.api.state import ApiState
 from greenroom.client import SAFE_IN_FLIGHT, PoolClient
 from greenroom.metrics import Metrics
@@ -27,7 +26,6 @@ from greenroom.services.temporal_server import connect_config
 _log = logging.getLogger("greenroom.api")
 _LIFTED_IN_FLIGHT = 64
 """Updates at once on our own server, which has its limits lifted."""
-_STOP_S = 5
 
 
 def main(environ: Mapping[str, str] | None = None) -> None:
@@ -48,18 +46,8 @@ async def serve(settings: Settings, environ: Mapping[str, str]) -> None:
         metrics=Metrics(),
     )
     await state.client.pools()  # the first call is the slow one: not a user's
-    config = uvicorn.Config(
-        make_app(state),
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        ws="websockets-sansio",
-        ws_ping_interval=None,  # a command that reads no input also holds up our reading of pongs
-        ws_per_message_deflate=False,
-        timeout_graceful_shutdown=_STOP_S,
-    )
     with listening(settings.paths.api_socket) as listener:
-        await _Server(config).serve(sockets=[listener])
+        await _Server(server_config(make_app(state))).serve(sockets=[listener])
 
 
 class _Server(uvicorn.Server):
@@ -67,24 +55,6 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         sys.stdout.write("ready\n")
         sys.stdout.flush()
-
-
-@contextmanager
-def listening(path: Path) -> Iterator[socket.socket]:
-    """A listening Unix socket that only its owner may connect to."""
-    path.unlink(missing_ok=True)
-    before = os.umask(0o177)
-    try:
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        listener.bind(str(path))
-    finally:
-        os.umask(before)
-    listener.listen(512)
-    try:
-        yield listener
-    finally:
-        listener.close()
-        path.unlink(missing_ok=True)
 
 
 async def _connect(settings: Settings, environ: Mapping[str, str]) -> Client:

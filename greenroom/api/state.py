@@ -43,6 +43,9 @@ class HostSide(Protocol):
     def slot(self, container: str) -> SlotRecord | None:
         """The record of one container."""
 
+    def command(self, slot: SlotRecord, command: tuple[str, ...]) -> tuple[str, ...]:
+        """``command`` with its holder's own environment around it."""
+
     def environment(self, slot: SlotRecord) -> dict[str, str]:
         """What every command in this container finds in its environment."""
 

@@ -7,6 +7,7 @@ import click
 from greenroom.cli.http_client import open_api
 from greenroom.cli.options import json_option
 from greenroom.cli.output import emit
+from greenroom.core.errors import UsageError
 
 
 @click.command("resize")
@@ -16,6 +17,8 @@ from greenroom.cli.output import emit
 @json_option
 def command(pool: str, ready: int, most: int | None, as_json: bool) -> None:  # noqa: FBT001
     """Have POOL keep N ready containers."""
+    if most is not None and most < ready:
+        raise UsageError(f"--max {most} is below {ready}")
     reply = open_api().post("pools", pool, "resize", body={"min": ready, "max": most})
     if as_json:
         emit({"pool": pool, **reply})

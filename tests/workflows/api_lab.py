@@ -71,6 +71,9 @@ class FakeHostSide:
     def slot(self, container: str) -> SlotRecord | None:
         return self.slots.get(container)
 
+    def command(self, slot: SlotRecord, command: tuple[str, ...]) -> tuple[str, ...]:
+        return command
+
     def environment(self, slot: SlotRecord) -> dict[str, str]:
         return {}
 
@@ -99,9 +102,7 @@ class ApiLab:
     async def cli(self, *line: str, stdin: bytes = b"") -> Done:
         """Run one command line as a process of its own."""
         process = await self.start(*line)
-        print("CLI", line)
         out, err = await process.communicate(stdin)
-        print(process.returncode, out.decode()[-600:], err.decode()[-300:])
         assert process.returncode is not None
         return Done(process.returncode, out.decode(), err.decode())
 

@@ -7,7 +7,6 @@ import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import pytest
 import pytest_asyncio
 
 from greenroom.core.messages import ClaimRequest
@@ -179,25 +178,24 @@ async def test_extend(lab: ApiLab) -> None:
     assert fenced.json["error"] == "fenced"
 
 
-async def test_apply_makes_keeps_and_changes_a_pool(lab: ApiLab, tmp_path: Path) -> None:
-    pytest.importorskip("greenroom.poolfile")
-    name = f"{lab.pool.name}x"
+async def test_apply_makes_keeps_and_changes_a_pool(pool: Pool, tmp_path: Path) -> None:
     file = tmp_path / "pool.yaml"
-    file.write_text(f"name: {name}\nrepo: /r\nsize: {{min: 1, max: 3}}\n")
-    created = await lab.cli("apply", str(file), "--wait", "--json")
-    assert created.code == 0, created.err
-    assert created.json == [{"pool": name, "created": True, "changed": []}]
-    kept = lab.state.paths.pools / f"{name}.yaml"
-    assert name in kept.read_text()
-    file.write_text(file.read_text().replace("min: 1", "min: 2"))
-    changed = await lab.cli("apply", str(file), "--json")
-    assert changed.json[0]["changed"] == ["size.min: 1 → 2"]
-    file.write_text("name: UPPER\nrepo: /r\n")
-    wrong = await lab.cli("apply", str(file), "--json")
-    assert wrong.code == 2
-    assert wrong.json["error"] == "pool_file"
-    await lab.cli("delete", name)
-    assert not kept.exists()
+    file.write_text(f"name: {pool.name}\nrepo: /r\nsize: {{min: 1, max: 3}}\n")
+    async with serving(pool, tmp_path / "state") as lab:
+        created = await lab.cli("apply", str(file), "--wait", "--json")
+        assert created.code == 0, created.err
+        assert created.json == [{"pool": pool.name, "created": True, "changed": []}]
+        kept = lab.state.paths.pools / f"{pool.name}.yaml"
+        assert pool.name in kept.read_text()
+        file.write_text(file.read_text().replace("min: 1", "min: 2"))
+        changed = await lab.cli("apply", str(file), "--json")
+        assert changed.json[0]["changed"] == ["size.min: 1 → 2"]
+        file.write_text("name: UPPER\nrepo: /r\n")
+        wrong = await lab.cli("apply", str(file), "--json")
+        assert wrong.code == 2
+        assert wrong.json["error"] == "pool_file"
+        await lab.cli("delete", pool.name)
+        assert not kept.exists()
 
 
 async def test_metrics_show_the_keepers_counts(lab: ApiLab) -> None:
