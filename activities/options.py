@@ -37,7 +37,9 @@ _FOR_EVER = RetryPolicy(
 LOOK = ActivityOptions(
     start_to_close_timeout=timedelta(minutes=15), heartbeat_timeout=HEARTBEAT, retry_policy=_FEW
 )
-PLACE = ActivityOptions(start_to_close_timeout=timedelta(seconds=30), retry_policy=_FOR_EVER)
+# Those without a heartbeat are given up after a multiple of what they take: that is how long the
+# work of a killed worker lies still before another one takes it up.
+PLACE = ActivityOptions(start_to_close_timeout=timedelta(seconds=5), retry_policy=_FOR_EVER)
 CREATE = ActivityOptions(
     start_to_close_timeout=timedelta(seconds=120),
     heartbeat_timeout=HEARTBEAT,
@@ -45,8 +47,8 @@ CREATE = ActivityOptions(
     # What was created in spite of a cancelling must be known, or nobody removes it.
     cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
 )
-ARM = ActivityOptions(start_to_close_timeout=timedelta(seconds=30), retry_policy=_FOR_EVER)
-CLEAN = ActivityOptions(start_to_close_timeout=timedelta(minutes=5), retry_policy=_FOR_EVER)
+ARM = ActivityOptions(start_to_close_timeout=timedelta(seconds=10), retry_policy=_FOR_EVER)
+CLEAN = ActivityOptions(start_to_close_timeout=timedelta(seconds=45), retry_policy=_FOR_EVER)
 SAVE = ActivityOptions(
     start_to_close_timeout=timedelta(minutes=15),
     heartbeat_timeout=HEARTBEAT,

@@ -188,3 +188,19 @@ async def test_a_worker_that_is_replaced_in_the_middle_of_claims(pool: Pool, act
     status = await pool.until_ready(2)
     assert (status.counts.claimed, status.queue) == (8, 0)
     assert (status.retired, status.failure) == ({}, None)
+
+
+@pytest.mark.slow
+async def test_the_end_of_a_lease_outlives_its_worker(full: Pool) -> None:
+    lease = await full.grant("a")
+    await full.until_armed(lease)
+    saving = full.host.gate("save_work")
+    await full.release(lease)
+    await full.until_true(lambda: full.host.subjects("save_work") == [lease.container])
+    await full.workers.stop()
+    saving.set()
+    await full.workers.start()
+    assert await full.container(lease.container).result() == "released"
+    status = await full.until_gone(lease.container)
+    assert status.retired == {"released": 1}
+    assert lease.container not in full.host.containers
