@@ -266,14 +266,13 @@ class KeeperMachine(RuleBasedStateMachine):
 
     @invariant()
     def no_container_is_granted_twice(self) -> None:
-        for slot in self.ledger.slots.values():
-            if slot.lease is None:
-                continue
-            token, pair = slot.lease.token, (slot.lease.claim_id, slot.container)
+        leased = [s.lease for s in self.ledger.slots.values() if s.lease is not None]
+        for lease in sorted(leased, key=lambda held: held.token):
+            token, pair = lease.token, (lease.claim_id, lease.container)
             if token not in self.granted:
                 assert token > max(self.granted, default=0), "tokens must grow"
                 containers = {container for _, container in self.granted.values()}
-                assert slot.container not in containers, "a used container was granted again"
+                assert lease.container not in containers, "a used container was granted again"
                 self.granted[token] = pair
             assert self.granted[token] == pair
 
