@@ -107,7 +107,7 @@ class DockerExec:
                 await call(
                     self._engine, "POST", f"/exec/{self._ident}/resize?h={rows}&w={columns}", None
                 )
-            except EngineError:
+            except (EngineError, NotFoundError):
                 await asyncio.sleep(0.02)
             else:
                 return
@@ -127,7 +127,7 @@ class DockerExec:
         """End the command and everything in its session."""
         try:
             seen = await self._inspect()
-        except EngineError:
+        except (EngineError, NotFoundError):
             return  # the container is gone, and the command with it
         if seen["Running"] and seen["Pid"]:
             await asyncio.to_thread(kill_session, int(seen["Pid"]))

@@ -3,14 +3,17 @@
 The caller's first message is text: an ``ExecOrder`` as JSON. Every later one is binary: one byte
 of channel, then data. Channels: 0 standard input, 1 standard output, 2 standard error, 3 control,
 which is JSON: from the caller ``{"type":"resize","rows":n,"cols":n}`` and
-``{"type":"stdin_eof"}``; to the caller, as the last message, ``{"type":"exit","code":n}`` or
-``{"type":"error","error":…,"message":…,"details":…}``.
+``{"type":"stdin_eof"}``; to the caller ``{"type":"ack","bytes":n}`` for input that the command's
+end has taken, and as the last message ``{"type":"exit","code":n}`` or
+``{"type":"error","error":…,"message":…,"details":…}``. A caller that keeps at most ``WINDOW`` bytes
+of input without an ack is seen to go away even while its command reads nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+from collections import deque
 from dataclasses import dataclass
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
@@ -25,6 +28,7 @@ from greenroom.core.slotfile import SlotRecord
 router = APIRouter(prefix="/v1")
 
 STDIN, CONTROL = 0, 3
+WINDOW = 512 * 1024
 
 
 class ExecOrder(BaseModel):
@@ -58,6 +62,8 @@ async def run(socket: WebSocket, claim_id: str, state: State) -> None:
         if order.tty and order.rows and order.cols:
             await command.resize(order.rows, order.cols)
         await _stream(socket, _Running(state, command, claim_id, slot.container))
+    except GreenroomError as error:
+        await _last(socket, _error(error))
     finally:
         await command.close()
 
@@ -72,8 +78,10 @@ class _Running:
 
 async def _stream(socket: WebSocket, running: _Running) -> None:
     """Pass everything on until the command ends or its caller is gone; then it is killed."""
+    source = _Input(socket, running.command)
     served = asyncio.ensure_future(_serve(socket, running))
-    given = asyncio.ensure_future(_pump_input(socket, running.command))
+    given = asyncio.ensure_future(source.receive())
+    fed = asyncio.ensure_future(source.feed())
     last: dict[str, object] | None = None
     try:
         await asyncio.wait({served, given}, return_when=asyncio.FIRST_COMPLETED)
@@ -84,9 +92,9 @@ async def _stream(socket: WebSocket, running: _Running) -> None:
     finally:
         if last is None:
             await running.command.kill()
-        for task in (served, given):
+        for task in (served, given, fed):
             task.cancel()
-        await asyncio.gather(served, given, return_exceptions=True)
+        await asyncio.gather(served, given, fed, return_exceptions=True)
     if last is not None:
         await _last(socket, last)
 
@@ -102,31 +110,63 @@ async def _serve(socket: WebSocket, running: _Running) -> dict[str, object] | No
     return await _ending(running)
 
 
-async def _pump_input(socket: WebSocket, command: DockerExec) -> None:
-    """Returns when the caller is gone."""
-    while True:
-        message = await socket.receive()
-        if message["type"] == "websocket.disconnect":
-            return
-        frame: bytes = message.get("bytes") or b""
-        if frame[:1] == bytes([STDIN]):
-            await command.write(frame[1:])
-        elif frame[:1] == bytes([CONTROL]):
-            await _control(command, frame[1:])
+class _Input:
+    """What the caller sends: taken from it at once, and fed as fast as the command takes it."""
 
+    def __init__(self, socket: WebSocket, command: DockerExec) -> None:
+        self._socket = socket
+        self._command = command
+        self._waiting: deque[bytes] = deque()
+        self._held = 0
+        self._changed = asyncio.Condition()
 
-async def _control(command: DockerExec, text: bytes) -> None:
-    try:
-        told = json.loads(text)
-    except ValueError:
-        return  # not ours to understand: a newer caller's
-    match told:
-        case {"type": "stdin_eof"}:
-            await command.close_input()
-        case {"type": "resize", "rows": int(rows), "cols": int(columns)}:
-            await command.resize(rows, columns)
-        case _:
-            return  # as above
+    async def receive(self) -> None:
+        """Returns when the caller is gone."""
+        while True:
+            message = await self._socket.receive()
+            if message["type"] == "websocket.disconnect":
+                return
+            frame: bytes = message.get("bytes") or b""
+            if frame[:1] == bytes([STDIN]) and len(frame) > 1:
+                await self._hold(frame[1:])
+            elif frame[:1] == bytes([CONTROL]):
+                await self._control(frame[1:])
+
+    async def feed(self) -> None:
+        """Runs until it is cancelled."""
+        while True:
+            async with self._changed:
+                await self._changed.wait_for(lambda: bool(self._waiting))
+                piece = self._waiting.popleft()
+            if not piece:
+                await self._command.close_input()
+                continue
+            await self._command.write(piece)
+            async with self._changed:
+                self._held -= len(piece)
+                self._changed.notify_all()
+            await _tell(self._socket, {"type": "ack", "bytes": len(piece)})
+
+    async def _hold(self, piece: bytes) -> None:
+        """Keep a piece (an empty one is the end) for ``feed``; waits while there is too much."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._held <= 2 * WINDOW)
+            self._waiting.append(piece)
+            self._held += len(piece)
+            self._changed.notify_all()
+
+    async def _control(self, text: bytes) -> None:
+        try:
+            told = json.loads(text)
+        except ValueError:
+            return  # not ours to understand: a newer caller's
+        match told:
+            case {"type": "stdin_eof"}:
+                await self._hold(b"")
+            case {"type": "resize", "rows": int(rows), "cols": int(columns)}:
+                await self._command.resize(rows, columns)
+            case _:
+                return  # as above
 
 
 async def _ending(running: _Running) -> dict[str, object]:
@@ -173,9 +213,15 @@ def _error(error: GreenroomError) -> dict[str, object]:
     }  # fmt: skip
 
 
-async def _last(socket: WebSocket, message: dict[str, object]) -> None:
+async def _tell(socket: WebSocket, message: dict[str, object]) -> bool:
+    """Send a control message; False when nobody listens any more."""
     try:
         await socket.send_bytes(bytes([CONTROL]) + json.dumps(message).encode())
+    except (WebSocketDisconnect, RuntimeError):  # Starlette raises either for a closed one
+        return False
+    return True
+
+
+async def _last(socket: WebSocket, message: dict[str, object]) -> None:
+    if await _tell(socket, message):
         await socket.close()
-    except (WebSocketDisconnect, RuntimeError):  # nobody listens any more
-        return

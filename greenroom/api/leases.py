@@ -100,4 +100,7 @@ async def _from_keepers(state: ApiState, claim_id: str, pool: str) -> FoundLease
             return FoundLease(
                 **answer.model_dump(include=set(FoundLease.model_fields) - {"armed"}), armed=False
             )
+    kept = list(state.paths.saved.glob(f"*/{claim_id}/saved.json"))
+    if kept:
+        raise NotFoundError(f"claim {claim_id} has ended; see `greenroom saved {claim_id}`")
     raise NotFoundError(f"no live claim {claim_id}")

@@ -31,6 +31,7 @@ _LIFTED_IN_FLIGHT = 64
 def main(environ: Mapping[str, str] | None = None) -> None:
     """Serve until SIGTERM. Raises UsageError when there is no install."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
     where = os.environ if environ is None else environ
     asyncio.run(serve(load_settings(where), where))
 

@@ -24,6 +24,8 @@ from greenroom.core.errors import BackendError, from_code
 
 _STDIN, _STDOUT, _STDERR, _CONTROL = 0, 1, 2, 3
 _PIECE = 64 * 1024
+_WINDOW = 512 * 1024
+"""Bytes of input that may be under way without an ack (see ``greenroom.api.exec_stream``)."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,9 @@ def stream(api: Api, order: Order, sink: Sink = to_streams) -> int:
             close_timeout=2,
         ) as socket:
             socket.send(_first(order))
-            with _input(socket, order):
-                return _output(socket, sink)
+            window = _Window()
+            with _input(socket, order, window):
+                return _output(socket, sink, window)
     except (OSError, InvalidHandshake) as error:
         if isinstance(error, BrokenPipeError):
             raise  # our own standard output
@@ -109,7 +112,25 @@ def _first(order: Order) -> str:
     )
 
 
-def _output(socket: ClientConnection, sink: Sink) -> int:
+class _Window:
+    """How much input is under way; the feeding thread waits here for room."""
+
+    def __init__(self) -> None:
+        self._under_way = 0
+        self._changed = threading.Condition()
+
+    def take(self, count: int) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._under_way + count <= _WINDOW)
+            self._under_way += count
+
+    def give(self, count: int) -> None:
+        with self._changed:
+            self._under_way -= count
+            self._changed.notify_all()
+
+
+def _output(socket: ClientConnection, sink: Sink, window: _Window) -> int:
     while True:
         try:
             message = socket.recv()
@@ -120,13 +141,16 @@ def _output(socket: ClientConnection, sink: Sink) -> int:
             sink(frame[0], frame[1:])
             continue
         told = json.loads(frame[1:])
+        if told["type"] == "ack":
+            window.give(int(told["bytes"]))
+            continue
         if told["type"] == "exit":
             return int(told["code"])
         raise from_code(told["error"], told["message"], told["details"])
 
 
 @contextmanager
-def _input(socket: ClientConnection, order: Order) -> Iterator[None]:
+def _input(socket: ClientConnection, order: Order, window: _Window) -> Iterator[None]:
     """Feed input, and follow the terminal's size, while the block runs."""
     if not order.stdin:
         _control(socket, {"type": "stdin_eof"})
@@ -136,7 +160,7 @@ def _input(socket: ClientConnection, order: Order) -> Iterator[None]:
     before = signal.getsignal(signal.SIGWINCH)
     if order.tty:
         signal.signal(signal.SIGWINCH, lambda *_: os.write(wake, b"w") and None)
-    feeder = threading.Thread(target=_feed, args=(socket, resized), daemon=True)
+    feeder = threading.Thread(target=_feed, args=(socket, resized, window), daemon=True)
     try:
         with _raw_terminal(wanted=order.tty):
             feeder.start()
@@ -145,7 +169,7 @@ def _input(socket: ClientConnection, order: Order) -> Iterator[None]:
         signal.signal(signal.SIGWINCH, before)
 
 
-def _feed(socket: ClientConnection, resized: int) -> None:
+def _feed(socket: ClientConnection, resized: int, window: _Window) -> None:
     """Send standard input until its end, and the terminal's size when it changes."""
     waiting = [0, resized]
     with suppress(ConnectionClosed):  # the command has ended
@@ -161,6 +185,7 @@ def _feed(socket: ClientConnection, resized: int) -> None:
                     _control(socket, {"type": "stdin_eof"})
                     waiting = [resized]
                 else:
+                    window.take(len(data))
                     socket.send(bytes([_STDIN]) + data)
 
 
