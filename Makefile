@@ -53,7 +53,7 @@ test: $(STAMP) lint ## lint, then every test; gets Docker and the base image its
 	@$(BIN)/pytest -q $(TESTS)
 
 bench: $(STAMP) ## the benchmarks behind the numbers in the docs
-	@$(BIN)/python -P bench/run.py
+	@$(BIN)/python -m bench
 
 lock: $(STAMP) ## resolve the dependencies anew into the lock files
 	@echo uv | $(UV_LOCK) --upgrade - -o requirements-uv.lock

@@ -69,7 +69,8 @@ class Stack:
     def give_back(self, *claim_ids: str) -> None:
         for claim_id in claim_ids:
             self.api.delete("claims", claim_id, pool=POOL, save=False, wait=False)
-        self.until(lambda status: status["counts"]["claimed"] == 0)
+        gone = set(claim_ids)
+        self.until(lambda s: gone.isdisjoint(c["claim_id"] for c in s["containers"]))
 
 
 @contextmanager
