@@ -18,8 +18,8 @@ from greenroom.services.settings import Settings
 class HostContext:
     """Everything by which an activity reaches its host.
 
-    ``namespace_id`` is the Temporal namespace's id (not its name); empty where nothing is made,
-    as in the API.
+    ``namespace_id`` is the Temporal namespace's id (not its name), ``client`` the worker's own;
+    both are missing where nothing is made, as in the API.
     """
 
     settings: Settings
@@ -27,13 +27,16 @@ class HostContext:
     gate: GateClient
     opener: OpenerClient
     namespace_id: str = ""
+    client: Client | None = None
 
     @property
     def paths(self) -> StatePaths:
         return self.settings.paths
 
 
-def open_context(settings: Settings, namespace_id: str = "") -> HostContext:
+def open_context(
+    settings: Settings, namespace_id: str = "", client: Client | None = None
+) -> HostContext:
     """The context of this host; connects to nothing yet. Raises UsageError."""
     return HostContext(
         settings=settings,
@@ -41,6 +44,7 @@ def open_context(settings: Settings, namespace_id: str = "") -> HostContext:
         gate=GateClient(settings.paths),
         opener=OpenerClient(settings.paths),
         namespace_id=namespace_id,
+        client=client,
     )
 
 

@@ -33,9 +33,13 @@ _LOG = logging.getLogger(__name__)
 class Watch:
     """The one long activity of a host."""
 
-    def __init__(self, ctx: HostContext, client: Client) -> None:
+    def __init__(self, ctx: HostContext, client: Client | None = None) -> None:
+        """``client``: instead of the context's own."""
+        known = client or ctx.client
+        if known is None:
+            raise ValueError("the watch needs a Temporal client")
         self._ctx = ctx
-        self._client = client
+        self._client = known
 
     @activity.defn(name="watch")
     @boundary

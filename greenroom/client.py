@@ -49,6 +49,7 @@ from greenroom.core.messages import (
     ConfigureRequest,
     ExtendReply,
     ExtendRequest,
+    HostInput,
     Lease,
     LeaseQuery,
     PoolStatus,
@@ -62,6 +63,8 @@ from greenroom.core.messages import (
 )
 from greenroom.core.names import (
     WORKFLOW_QUEUE,
+    host_queue,
+    host_workflow_id,
     keeper_id,
     wait_workflow_id,
 )
@@ -393,3 +396,14 @@ def _wait_failed(claim_id: str, error: WorkflowFailureError) -> GreenroomError:
     if isinstance(error.cause, CancelledError):
         return NotFoundError(f"claim {claim_id} was cancelled", reason=str(EndReason.CANCELLED))
     return _from_failure(error.cause)
+
+
+async def ensure_watch(client: Client, host: str) -> None:
+    """Start the host's ``Host`` workflow unless it runs. Raises temporalio.service.RPCError."""
+    await client.start_workflow(
+        "Host",
+        HostInput(host=host, queue=host_queue(host)),
+        id=host_workflow_id(host),
+        task_queue=WORKFLOW_QUEUE,
+        id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+    )

@@ -67,18 +67,32 @@ class Sender:
         failed: Undeliverable | None = None
         try:
             if entry.kind == "start":
-                await _start(self._ledger.pool, entry)
+                await _start_soon(self._ledger.pool, entry)
             else:
                 handle = workflow.get_external_workflow_handle(entry.workflow_id)
                 await handle.signal(entry.name, entry.payload)
-        except WorkflowAlreadyStartedError:
-            pass  # sent by an earlier run of the keeper: delivered
         except ApplicationError as error:
             failed = Undeliverable(entry, error.message)
         self._ledger.outbox.remove(entry)
         del self._tasks[entry.id]
         self._done(failed)
         self.pump()
+
+
+async def _start_soon(pool: str, entry: OutboxEntry) -> None:
+    """Start a child; one of the same id that is just closing is waited for.
+
+    One that goes on running was started by an earlier run of the keeper: that is delivered.
+    """
+    for wait_s in (0.5, 1.0, 2.0, 0.0):
+        try:
+            await _start(pool, entry)
+        except WorkflowAlreadyStartedError:
+            if entry.name in _ONCE or not wait_s:
+                return
+            await workflow.sleep(wait_s, summary=f"{entry.name} of the same id is closing")
+        else:
+            return
 
 
 async def _start(pool: str, entry: OutboxEntry) -> None:

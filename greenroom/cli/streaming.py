@@ -200,7 +200,7 @@ def _raw_terminal(*, wanted: bool) -> Iterator[None]:
         yield
         return
     before = termios.tcgetattr(0)
-    tty.setraw(0)
+    tty.setraw(0, termios.TCSADRAIN)  # what was typed ahead is the command's
     try:
         yield
     finally:

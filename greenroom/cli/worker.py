@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 import worker
 
+_NICENESS = 5
+"""Preparing containers yields to claims, whose workflows run in the other process."""
+
 
 @click.command("worker")
-def command() -> None:
+@click.option(
+    "--serve",
+    "part",
+    type=click.Choice(["all", "workflows", "activities"]),
+    default="all",
+    show_default=True,
+    help="What this process takes up.",
+)
+def command(part: str) -> None:
     """Serve as the Temporal worker of this host."""
-    worker.main()
+    if part == "activities":
+        os.nice(_NICENESS)
+    worker.main(part)

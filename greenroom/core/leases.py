@@ -36,7 +36,7 @@ from greenroom.core.messages import (
 from greenroom.core.names import check_claim_id, container_workflow_id, wait_workflow_id
 from greenroom.core.plan import IN_FLIGHT, STREAK_LIMIT
 
-QUEUE_DEPTH = 1000
+QUEUE_DEPTH = 500
 HOLDER_CHARACTERS = 200
 LABEL_BYTES = 1024
 """What a claim may carry into the ledger, whose size is bounded."""

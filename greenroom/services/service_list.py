@@ -64,7 +64,10 @@ def services(settings: Settings) -> list[Service]:
     ours = [
         Service("opener", (program, "opener"), said_ready, umask=0o022, environ=environ),
         Service("gate", gate, said_ready, umask=0o007, environ=environ),
-        Service("worker", (program, "worker"), said_ready, grace_s=40.0, environ=environ),
+        *(
+            Service(name, (program, "worker", "--serve", part), said_ready, 40.0, environ=environ)
+            for name, part in (("worker", "workflows"), ("activities", "activities"))
+        ),
         Service("api", (program, "api"), said_ready, environ=environ),
     ]
     if settings.embedded:

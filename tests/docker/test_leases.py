@@ -323,6 +323,7 @@ def test_a_hostile_work_tree_runs_nothing_outside_and_writes_nothing_elsewhere(
     saved = ended(host, lease)
     assert saved.state == "saved", saved
     kept = b"".join((Path(saved.path) / name).read_bytes() for name in saved.files)
+    assert b"uid=1000" in kept  # the planted filter did run, inside the saver
     assert b"s3cret" not in kept
     assert b"leak-" not in kept
     assert b"root:x:0" not in kept

@@ -114,7 +114,7 @@ def test_up_twice_a_killed_supervisor_down_and_up(install: Callable[..., dict[st
     environ = install()
     settings = bring_up(environ, silent)
     first = running(settings)
-    assert list(first) == ["temporal", "opener", "gate", "worker", "api"]
+    assert list(first) == ["temporal", "opener", "gate", "worker", "activities", "api"]
     assert GateClient(settings.paths).list() == {}
     namespace = temporal_server.wait_ready(settings, environ, 5.0)
     gate_uid = Path(f"/proc/{first['gate'].pid}").stat().st_uid
