@@ -74,6 +74,7 @@ async def serve_activities(settings: Settings, client: Client, running: AsyncExi
         some = Worker(
             client, task_queue=queue, activities=hands, activity_executor=threads,
             max_concurrent_activities=AT_ONCE, graceful_shutdown_timeout=timedelta(seconds=30),
+            max_heartbeat_throttle_interval=timedelta(seconds=1),
         )  # fmt: skip
         await running.enter_async_context(some)
     await ensure_watch(client, settings.host)

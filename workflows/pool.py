@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from datetime import timedelta
 from typing import TypeVar
 
 from temporalio import workflow
@@ -65,6 +63,8 @@ class PoolKeeper:
         self._updates = 0
         self._sender = outbox.Sender(self._ledger, self._delivered)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._alarm: asyncio.Task[None] | None = None
+        self._alarm_at: float | None = None
 
     @workflow.run
     async def run(self, start: KeeperInput) -> None:
@@ -95,13 +95,26 @@ class PoolKeeper:
         return decision.wake_at
 
     async def _sleep_until(self, wake_at: float | None) -> None:
-        timeout = None if wake_at is None else timedelta(seconds=max(0.0, wake_at - self._now()))
-        with suppress(TimeoutError):  # the plan's own wake_at: decide again
-            await workflow.wait_condition(
-                lambda: self._changed or self._handoff_due(),
-                timeout=timeout,
-                timeout_summary="until the plan could change by itself",
-            )
+        self._set_alarm(wake_at)
+        await workflow.wait_condition(lambda: self._changed or self._handoff_due())
+
+    def _set_alarm(self, wake_at: float | None) -> None:
+        """Be woken by ``wake_at``; an alarm that rings earlier stays, and costs one look.
+
+        A timer for each step would be a third of the history.
+        """
+        if wake_at is None or (self._alarm_at is not None and self._alarm_at <= wake_at):
+            return
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm_at = wake_at
+        self._alarm = asyncio.create_task(self._ring(wake_at))
+
+    async def _ring(self, wake_at: float) -> None:
+        seconds = max(0.0, wake_at - self._now())
+        await workflow.sleep(seconds, summary="until the plan could change by itself")
+        self._alarm_at = None
+        self._changed = True
 
     def _handoff_due(self) -> bool:
         many = workflow.info().is_continue_as_new_suggested() or self._updates >= UPDATES_PER_RUN
