@@ -8,7 +8,7 @@ from conftest import Host, Repo
 from activities import builders
 from activities.containers import Containers, slot_exec
 from activities.engine import Output, no_tick
-from activities.images import Images, verify
+from activities.images import Images
 from activities.leases import exec_command
 from activities.profiles import new_ident
 from activities.repos import look
@@ -50,7 +50,7 @@ def build_snapshot(host: Host, config: PoolConfig) -> SnapshotRecord:
         image = builders.commit(ctx, BuilderCommit(builder=ref, snapshot=asked))
     finally:
         images.remove_builder(ref)
-    proved = verify(ctx, registries, VerifyInput(snapshot=asked, image=image))
+    proved = images.verify_image(VerifyInput(snapshot=asked, image=image))
     return images.tag_snapshot(
         TagInput(snapshot=asked, image=image, steps=(*steps, *proved.steps), started_at=began)
     )

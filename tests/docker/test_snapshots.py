@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from conftest import Host, Repo, pool_config
 from making import build_snapshot, ready_slot, remove
+from temporalio.exceptions import ApplicationError
 
 from activities import builders
 from activities.builders import remove_leftovers
@@ -131,7 +132,7 @@ def test_a_line_that_leaves_a_daemon_holding_its_output_ends(host: Host, repo: R
 
 def test_a_verify_line_that_fails_removes_the_image(host: Host, repo: Repo) -> None:
     config = pool_config(str(repo.path), name="unproved", verify=["echo no good; false"])
-    with pytest.raises(PreparationError, match="verify failed"):
+    with pytest.raises(ApplicationError, match="verify failed"):
         build_snapshot(host, config)
     assert not host.objects()
     labels = {LABEL_INSTALL: host.ctx.settings.install_id, "greenroom.pool": "unproved"}
