@@ -109,6 +109,8 @@ class Recorder:
             listening.terminate()
             listening.wait(10)
             reader.join(10)
+            if listening.stdout is not None:
+                listening.stdout.close()
 
     def _read(self, listening: subprocess.Popen[str]) -> None:
         assert listening.stdout is not None
