@@ -32,7 +32,13 @@ def command(wait: bool, force: bool, within: float, as_json: bool) -> None:  # n
     settings = load_settings(os.environ)
     ended: list[str] = []
     if supervisor_client.status(settings.paths) is not None:
-        ended = _stop_pools(Api(settings.paths), within, wait=wait, force=force)
+        try:
+            ended = _stop_pools(Api(settings.paths), within, wait=wait, force=force)
+        except BackendError as error:
+            if not force:
+                raise
+            # Down must always be possible: workflows go on where they are after the next up.
+            progress("pools", f"not all could be told ({error.message}); stopping all the same")
     bring_down(settings, progress)
     if as_json:
         emit({"state": str(settings.paths.root), "ended_claims": ended})

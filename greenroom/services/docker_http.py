@@ -91,6 +91,15 @@ class DockerHttp:
         with self._request("POST", path, None, 30.0) as response:
             response.read()
 
+    def kill(self, container: str) -> None:
+        """Stop a container at once; one that does not run is success. Raises EngineError."""
+        try:
+            with self._request("POST", f"/containers/{container}/kill", None, 30.0) as response:
+                response.read()
+        except EngineError as error:
+            if error.details.get("status") not in (404, 409):
+                raise
+
     def stream(
         self,
         path: str,
