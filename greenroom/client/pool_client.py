@@ -9,36 +9,28 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel
 from temporalio.client import (
     Client,
-    RPCTimeoutOrCancelledError,
     WithStartWorkflowOperation,
     WorkflowFailureError,
     WorkflowHandle,
-    WorkflowQueryFailedError,
-    WorkflowQueryRejectedError,
-    WorkflowUpdateFailedError,
 )
 from temporalio.common import QueryRejectCondition, WorkflowIDConflictPolicy
 from temporalio.contrib.pydantic import pydantic_data_converter
-from temporalio.exceptions import ApplicationError, CancelledError
 from temporalio.service import RPCError, RPCStatusCode
 
+from greenroom.client.retries import PAUSE_FIRST_S, WorkflowGoneError, patiently, wait_failed
 from greenroom.core.config import PoolConfig
 from greenroom.core.errors import (
-    DrainingError,
-    GreenroomError,
     NotFoundError,
     TemporalError,
-    from_code,
 )
 from greenroom.core.ledger import KeeperInput
-from greenroom.core.lifecycle import EndReason
 from greenroom.core.messages import (
     ArmReply,
     ArmRequest,
@@ -76,13 +68,9 @@ SAVE_S = 15 * 60.0
 SAFE_IN_FLIGHT = 8
 """Updates at once on one keeper of a server with Temporal's default limits."""
 
-_PAUSE_FIRST_S, _PAUSE_MAX_S = 0.02, 0.5
 _SETTLE_S = 1.0
 _START_S = 20.0
-_CLOSED_UNDER_US = "AcceptedUpdateCompletedWorkflow"
-_NOT_READY = "WorkflowNotReadyFailure"
 
-T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -134,19 +122,19 @@ class PoolClient:
                         raise
                 except WorkflowFailureError as error:
                     if not young:
-                        raise _wait_failed(claim_id, error) from error
+                        raise wait_failed(claim_id, error) from error
                 else:
                     if verdict.lease is not None or not young:
                         return verdict
-                await asyncio.sleep(_PAUSE_FIRST_S)
+                await asyncio.sleep(PAUSE_FIRST_S)
 
-        return await self._patiently(once, within_s)
+        return await patiently(once, within_s)
 
     async def cancel_wait(self, pool: str, claim_id: str) -> None:
         """Cancel a queued claim through its Wait; one that is unknown or closed is success."""
         handle = self.temporal.get_workflow_handle(wait_workflow_id(pool, claim_id))
         try:
-            await self._patiently(handle.cancel, ANSWER_S)
+            await patiently(handle.cancel, ANSWER_S)
         except NotFoundError:
             return
 
@@ -211,7 +199,7 @@ class PoolClient:
             )
             return reply
 
-        return await self._patiently(once, ANSWER_S)
+        return await patiently(once, ANSWER_S)
 
     async def resize(self, pool: str, request: ResizeRequest) -> ConfigureReply:
         """Change a pool's size only. Raises UsageError for one that is out of bounds."""
@@ -257,7 +245,7 @@ class PoolClient:
                 ]
             )
 
-        return await self._patiently(once, ANSWER_S)
+        return await patiently(once, ANSWER_S)
 
     # ── small parts ──────────────────────────────────────────────────────────────────────────
 
@@ -266,7 +254,7 @@ class PoolClient:
         """The keeper's handle; a missing keeper becomes an error that names the pools."""
         try:
             yield self.temporal.get_workflow_handle(keeper_id(pool))
-        except _WorkflowGoneError as error:
+        except WorkflowGoneError as error:
             known = ", ".join(name for name in await self.pools() if name != pool)
             raise NotFoundError(f"no pool {pool}; pools: {known or 'none yet'}") from error
 
@@ -279,7 +267,7 @@ class PoolClient:
                 answer: M = await handle.execute_update(name, request, result_type=reply)
                 return answer
 
-        return await self._patiently(once, within_s)
+        return await patiently(once, within_s)
 
     async def _query(
         self, handle: WorkflowHandle[Any, Any], name: str, request: BaseModel | None,
@@ -295,107 +283,13 @@ class PoolClient:
                 reject_condition=QueryRejectCondition.NOT_OPEN,
             )
 
-        return await self._patiently(once, within_s)
+        return await patiently(once, within_s)
 
     async def _signal(
         self, handle: WorkflowHandle[Any, Any], name: str, message: BaseModel | None
     ) -> None:
         arguments = [] if message is None else [message]
-        await self._patiently(lambda: handle.signal(name, args=arguments), ANSWER_S)
-
-    async def _patiently(self, call: Callable[[], Awaitable[T]], within_s: float) -> T:
-        """``call`` until it answers or fails for good, ``within_s`` in all."""
-        deadline = time.monotonic() + within_s
-        pause = _PAUSE_FIRST_S
-        while True:
-            try:
-                return await _bounded(call, deadline)
-            except _FAILURES as error:
-                translated = _translate(error)
-                if not _worth_another_try(error, translated):
-                    raise translated from error
-                if time.monotonic() + pause >= deadline:
-                    raise _too_late(within_s, translated) from error
-            except TimeoutError as error:
-                raise _too_late(within_s, None) from error
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _PAUSE_MAX_S)
-
-
-_FAILURES = (
-    RPCError,
-    RPCTimeoutOrCancelledError,
-    WorkflowUpdateFailedError,
-    WorkflowQueryFailedError,
-    WorkflowQueryRejectedError,
-)
-
-
-class _WorkflowGoneError(NotFoundError):
-    """Temporal knows no such running workflow."""
-
-
-async def _bounded(call: Callable[[], Awaitable[T]], deadline: float) -> T:
-    """One try; raises TimeoutError at the deadline, whatever the call itself does then."""
-    task = asyncio.ensure_future(call())
-    try:
-        done, _ = await asyncio.wait({task}, timeout=max(0.0, deadline - time.monotonic()))
-    except asyncio.CancelledError:
-        _abandon(task)
-        raise
-    if not done:
-        _abandon(task)
-        raise TimeoutError
-    return task.result()
-
-
-def _abandon(task: asyncio.Future[Any]) -> None:
-    task.cancel()
-    # Whatever a cancelled call still says is nobody's business any more.
-    task.add_done_callback(lambda late: late.cancelled() or late.exception())
-
-
-def _translate(error: BaseException) -> GreenroomError:
-    """What a failure of the SDK means to a caller of Greenroom."""
-    if isinstance(error, WorkflowUpdateFailedError):
-        return _from_failure(error.cause)
-    gone = isinstance(error, RPCError) and error.status is RPCStatusCode.NOT_FOUND
-    if gone or isinstance(error, WorkflowQueryRejectedError):
-        return _WorkflowGoneError("no such workflow is running")
-    return TemporalError(f"Temporal does not answer: {error}")
-
-
-def _from_failure(cause: BaseException) -> GreenroomError:
-    if isinstance(cause, ApplicationError):
-        told = cause.details[0] if cause.details and isinstance(cause.details[0], dict) else {}
-        return from_code(cause.type or "", cause.message, told)
-    return TemporalError(f"Temporal answered: {cause}")
-
-
-def _worth_another_try(error: BaseException, translated: GreenroomError) -> bool:
-    if isinstance(translated, DrainingError):
-        return True
-    if isinstance(error, WorkflowUpdateFailedError):
-        cause = error.cause
-        return isinstance(cause, ApplicationError) and cause.type == _CLOSED_UNDER_US
-    if not isinstance(error, RPCError):
-        return False
-    if error.status in (RPCStatusCode.RESOURCE_EXHAUSTED, RPCStatusCode.UNAVAILABLE):
-        return True
-    return error.status is RPCStatusCode.FAILED_PRECONDITION and any(
-        detail.type_url.endswith(_NOT_READY) for detail in error.grpc_status.details
-    )
-
-
-def _too_late(within_s: float, last: GreenroomError | None) -> TemporalError:
-    why = f": {last.message}" if last else " (is a worker running?)"
-    return TemporalError(f"no answer from Temporal within {within_s:g} s{why}")
-
-
-def _wait_failed(claim_id: str, error: WorkflowFailureError) -> GreenroomError:
-    if isinstance(error.cause, CancelledError):
-        return NotFoundError(f"claim {claim_id} was cancelled", reason=str(EndReason.CANCELLED))
-    return _from_failure(error.cause)
+        await patiently(lambda: handle.signal(name, args=arguments), ANSWER_S)
 
 
 async def ensure_watch(client: Client, host: str) -> None:
