@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client
 
+from activities.boundary import check_cancelled
 from activities.engine import Engine
 from greenroom.core.paths import StatePaths
 from greenroom.gate.control import GateClient
@@ -28,10 +33,26 @@ class HostContext:
     opener: OpenerClient
     namespace_id: str = ""
     client: Client | None = None
+    room: threading.Semaphore = field(
+        default_factory=lambda: threading.Semaphore(max(1, (os.cpu_count() or 2) // 2))
+    )
 
     @property
     def paths(self) -> StatePaths:
         return self.settings.paths
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait for one's turn at heavy work of the engine: half of the CPUs stay for claims.
+
+        Raises CancelledError when the activity is ended meanwhile.
+        """
+        while not self.room.acquire(timeout=0.5):
+            check_cancelled()
+        try:
+            yield
+        finally:
+            self.room.release()
 
 
 def open_context(

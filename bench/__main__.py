@@ -29,9 +29,9 @@ def main() -> None:
     size = 2 * targets.BATCH
     results: list[Result] = []
     with running(size) as stack:
-        results += targets.claims(stack, "quiet", rounds, size)
+        results += targets.claims(stack, targets.QUIET, rounds, size)
         results += targets.first_command(stack, 5 * rounds)
-        results.append(targets.refill(stack))
+        results.append(targets.refill(stack, size))
         results += targets.command_line(stack, 5 * rounds)
         results += targets.claims(stack, "refill and build", rounds, size)
     print(table(results))

@@ -15,6 +15,8 @@ from bench.stack import POOL, Stack, push
 from greenroom.cli.streaming import Kept, Order, stream
 
 BATCH = 10
+QUIET = "quiet"
+"""Nothing else goes on: the pool is full again before the next claim."""
 _ids = (f"b{os.getpid()}-{number}" for number in itertools.count())
 
 
@@ -62,6 +64,8 @@ def _claim_times(
     def some(count: int) -> None:
         held = []
         for _ in range(count):
+            if load == QUIET:
+                stack.full(size)
             ident = next(_ids)
             times.append(timed(lambda ident=ident: stack.claim(ident, **personal)))  # type: ignore[misc]
             held.append(ident)
@@ -69,7 +73,7 @@ def _claim_times(
 
     for _ in range(rounds):
         stack.full(size)
-        if load == "quiet":
+        if load == QUIET:
             some(size)
         else:
             with loaded(stack):
@@ -112,13 +116,13 @@ def first_command(stack: Stack, rounds: int) -> list[Result]:
     ]  # fmt: skip
 
 
-def refill(stack: Stack) -> Result:
+def refill(stack: Stack, size: int) -> Result:
     """P6: a refill of BATCH against a plain loop of docker run with the same flags."""
-    stack.full(BATCH)
+    stack.full(size)
     held = [next(_ids) for _ in range(BATCH)]
     for ident in held:
         stack.claim(ident)
-    ours = stack.full(BATCH) * 1000
+    ours = stack.full(size) * 1000
     stack.give_back(*held)
     plain = _docker_run(stack, BATCH) * BATCH
     return Result(

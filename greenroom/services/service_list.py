@@ -46,6 +46,14 @@ def listening_on(port: int) -> Callable[[str], bool]:
     return check
 
 
+def ahead(command: tuple[str, ...]) -> tuple[str, ...]:
+    """The command with a niceness below zero: what a claim waits for goes before preparing.
+
+    Where that is not permitted, ``nice`` says so in the log and runs the command all the same.
+    """
+    return ("nice", "-n", "-10", *command)
+
+
 def services(settings: Settings) -> list[Service]:
     """Every process of the install, in the order in which they start. Raises GreenroomError."""
     here = Path(sys.executable)
@@ -61,17 +69,17 @@ def services(settings: Settings) -> list[Service]:
         gate_user,
         "greenroom.gate.server:main",
     )
+    workflows = (program, "worker", "--serve", "workflows")
+    activities = (program, "worker", "--serve", "activities")
     ours = [
-        Service("opener", (program, "opener"), said_ready, umask=0o022, environ=environ),
-        Service("gate", gate, said_ready, umask=0o007, environ=environ),
-        *(
-            Service(name, (program, "worker", "--serve", part), said_ready, 40.0, environ=environ)
-            for name, part in (("worker", "workflows"), ("activities", "activities"))
-        ),
-        Service("api", (program, "api"), said_ready, environ=environ),
+        Service("opener", ahead((program, "opener")), said_ready, umask=0o022, environ=environ),
+        Service("gate", ahead(gate), said_ready, umask=0o007, environ=environ),
+        Service("worker", ahead(workflows), said_ready, grace_s=40.0, environ=environ),
+        Service("activities", activities, said_ready, grace_s=40.0, environ=environ),
+        Service("api", ahead((program, "api")), said_ready, environ=environ),
     ]
     if settings.embedded:
-        command = tuple(embedded_temporal.command(settings))
+        command = ahead(tuple(embedded_temporal.command(settings)))
         ready = listening_on(settings.decided.temporal_port)
         ours.insert(0, Service("temporal", command, ready, grace_s=15.0))
     return ours
