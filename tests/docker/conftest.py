@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,9 @@ from activities.slotfiles import all_slots, read_slot
 from greenroom.core.config import PoolConfig
 from greenroom.core.paths import StatePaths
 from greenroom.services.settings import Settings, load_settings
+from tests.chaos import events as ev
+from tests.chaos.checker import SWEPT_WITHIN_S
+from tests.chaos.recorder import Recorder
 
 GIT = ("git", "-c", "user.name=Tess Tester", "-c", "user.email=tess@example.org")
 SERVICES = {
@@ -103,6 +106,53 @@ def host() -> Iterator[Host]:
             gate.kill()
             opener.kill()
             ctx.engine.close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Record the lease files as a test leaves them, before its fixtures take them away."""
+    try:
+        return (yield)
+    finally:
+        if isinstance(item, pytest.Function) and "host" in item.fixturenames:
+            item.funcargs["checked"].slot_files(item.funcargs["host"].paths.slots)
+
+
+@pytest.fixture(autouse=True)
+def under_the_checker(request: pytest.FixtureRequest, checked: Recorder) -> Iterator[None]:
+    """Every test on ``host`` runs under the invariant checker.
+
+    There is no Temporal here: a test with its fixtures stands for the workflows of what it makes,
+    which end with it. So property 3 means: what a slot has is gone when its test is. Nobody
+    sweeps afterwards, hence the recording's end is set past the minute that a sweep has.
+    No pool runs either, so property 5 has no events; 1, 2, 4 and 6 are judged by what stands in
+    the lease files and by what the engine says. Tests without ``host`` have no slots.
+    """
+    if "host" not in request.fixturenames:
+        yield
+        return
+    host: Host = request.getfixturevalue("host")
+    began = time.time()
+    with checked.engine(host.ctx.settings.install_id):
+        yield
+        _hear_of_removals(checked)
+        checked.slot_files(host.paths.slots)
+    ended = time.time()
+    started = {e.container for e in checked.events if isinstance(e, ev.ContainerStarted)}
+    kept = {e.owner for e in checked.events if isinstance(e, ev.Kept)}
+    for owner in started | kept:
+        checked.record(ev.WorkflowOpen(began, owner), ev.WorkflowClosed(ended, owner))
+    checked.record(ev.Finished(ended + SWEPT_WITHIN_S + 1))
+
+
+def _hear_of_removals(checked: Recorder) -> None:
+    """Wait until the engine's events are here; what they never tell is the checker's business."""
+    for _ in range(100):
+        events = checked.events
+        started = {e.container for e in events if isinstance(e, ev.ContainerStarted)}
+        if started <= {e.container for e in events if isinstance(e, ev.ContainerRemoved)}:
+            return
+        time.sleep(0.05)
 
 
 def clean(ctx: HostContext) -> None:
