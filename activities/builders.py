@@ -39,7 +39,7 @@ from greenroom.core.messages import (
     SnapshotInput,
     StepRecord,
 )
-from greenroom.core.names import LABEL_CONTAINER, LABEL_FINGERPRINT, LABEL_KIND
+from greenroom.core.names import LABEL_CONTAINER, LABEL_FINGERPRINT, LABEL_KIND, LABEL_POOL
 from greenroom.core.policy import Phase, plan_network
 from greenroom.core.slotfile import SlotRecord
 
@@ -55,7 +55,7 @@ def start(ctx: HostContext, registries: Registries, asked: SnapshotInput) -> Bui
     Raises PreparationError, EngineError, GateError.
     """
     config, source = asked.config, asked.source
-    remove_leftovers(ctx, "builder", source.fingerprint)
+    remove_leftovers(ctx, "builder", (asked.pool, source.fingerprint))
     base = find_image(ctx, config)
     image = _image_to_start_from(ctx, asked, base)
     workdir = str(base["Config"].get("WorkingDir") or "").rstrip("/") or _DEFAULT_WORKDIR
@@ -145,13 +145,24 @@ def commit(ctx: HostContext, asked: BuilderCommit) -> CommittedImage:
     return CommittedImage(image_id=str(image.get("Id", image_id)), size_bytes=int(image["Size"]))
 
 
-def remove_leftovers(ctx: HostContext, kind: str, fingerprint: str) -> None:
-    """Take away what earlier tries on this fingerprint left."""
-    labels = {**own_label(ctx), LABEL_KIND: kind, LABEL_FINGERPRINT: fingerprint}
+def remove_leftovers(ctx: HostContext, kind: str, snapshot: tuple[str, str]) -> None:
+    """Take away what earlier tries on this snapshot (pool and fingerprint) left.
+
+    Another pool with the same recipe has the same fingerprint, and builds at the same time.
+    """
+    pool, fingerprint = snapshot
+    labels = {
+        **own_label(ctx),
+        LABEL_KIND: kind,
+        LABEL_POOL: pool,
+        LABEL_FINGERPRINT: fingerprint,
+    }
     found = {str(c["Labels"].get(LABEL_CONTAINER)) for c in ctx.engine.containers(labels)}
     for container in all_slots(ctx.paths):
         record = read_slot(ctx.paths, container)
-        if record is not None and record.kind == kind and record.fingerprint == fingerprint:
+        if record is None or record.kind != kind or record.pool != pool:
+            continue
+        if record.fingerprint == fingerprint:
             found.add(container)
     for container in found:
         take_away(ctx, kind, container)

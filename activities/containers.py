@@ -27,6 +27,7 @@ from greenroom.core.messages import (
     StepRecord,
 )
 from greenroom.core.names import host_queue
+from greenroom.core.news import IMAGE_GONE_STEP
 from greenroom.core.policy import Phase, plan_network, proxy_environment
 from greenroom.core.slotfile import SlotRecord
 
@@ -54,7 +55,8 @@ class Containers:
         """
         with beating():
             record = plan_slot(self._ctx, self._registries, asked)
-            made = make(self._ctx, Making(record, asked.config.limits))
+            with self._ctx.turn():
+                made = make(self._ctx, Making(record, asked.config.limits))
             return CreatedContainer(docker_id=made.docker_id, sandbox_key=made.sandbox_key)
 
     @activity.defn(name="clone_in", no_thread_cancel_exception=True)
@@ -95,7 +97,8 @@ class Containers:
     @boundary
     def remove_container(self, asked: SlotRef) -> Done:
         """Take a slot away with everything around it; one that is gone is success."""
-        take_away(self._ctx, "slot", asked.container)
+        with self._ctx.turn():
+            take_away(self._ctx, "slot", asked.container)
         return Done()
 
     def _record(self, asked: ContainerInput) -> SlotRecord:
@@ -156,7 +159,8 @@ def snapshot_image(ctx: HostContext, image_id: str) -> Json:
     image = ctx.engine.inspect_image(image_id)
     if image is None or LABEL_USER not in (image["Config"].get("Labels") or {}):
         raise PreparationError(
-            f"the snapshot's image {image_id[:19]} is not on this host any more", step="create"
+            f"the snapshot's image {image_id[:19]} is not on this host any more",
+            step=IMAGE_GONE_STEP,
         )
     return image
 

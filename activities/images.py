@@ -120,7 +120,7 @@ class Images:
 def verify(ctx: HostContext, registries: Registries, asked: VerifyInput) -> VerifiedImage:
     """What ``verify_image`` does, but for the image's removal."""
     snapshot = asked.snapshot
-    remove_leftovers(ctx, "verify", snapshot.source.fingerprint)
+    remove_leftovers(ctx, "verify", (snapshot.pool, snapshot.source.fingerprint))
     candidate = SnapshotRecord(
         source=snapshot.source,
         image_id=asked.image.image_id,

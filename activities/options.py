@@ -52,7 +52,12 @@ CLEAN = ActivityOptions(start_to_close_timeout=timedelta(seconds=45), retry_poli
 SAVE = ActivityOptions(
     start_to_close_timeout=timedelta(minutes=15),
     heartbeat_timeout=HEARTBEAT,
-    retry_policy=RetryPolicy(initial_interval=timedelta(seconds=2), maximum_attempts=4),
+    # Minutes of patience with an engine that restarts: what is not saved is lost a day later.
+    retry_policy=RetryPolicy(
+        initial_interval=timedelta(seconds=2),
+        maximum_interval=timedelta(seconds=30),
+        maximum_attempts=12,
+    ),
 )
 WATCH = ActivityOptions(
     start_to_close_timeout=timedelta(hours=12),

@@ -12,7 +12,7 @@ import re
 import secrets
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -68,6 +68,9 @@ def check_personal(personal: Personal) -> None:
                 f"{path!r} cannot name a personal file; use a relative path of letters, digits "
                 "and . _ @ + -"
             )
+        inside = {"/".join(parts[:end]) for end in range(1, len(parts))} & personal.files.keys()
+        if inside:
+            raise UsageError(f"{min(inside)!r} cannot be a personal file and hold {path!r} too")
 
 
 def write_personal(paths: StatePaths, record: SlotRecord, personal: Personal) -> None:
@@ -111,10 +114,8 @@ def _opened(paths: StatePaths, record: SlotRecord) -> Iterator[int]:
 
 
 def _put(root: int, parts: tuple[str, ...], content: bytes, record: SlotRecord) -> None:
-    folder = os.dup(root)
+    folder = _folder(root, parts[:-1], record)
     try:
-        for part in parts[:-1]:
-            folder = _descend(folder, part, record)
         fresh = f".{secrets.token_hex(8)}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(fresh, flags, 0o400, dir_fd=folder)
@@ -131,17 +132,19 @@ def _put(root: int, parts: tuple[str, ...], content: bytes, record: SlotRecord) 
         os.close(folder)
 
 
-def _descend(folder: int, part: str, record: SlotRecord) -> int:
-    """Open (and make) a folder inside an open one, which is closed."""
-    try:
-        try:
-            os.mkdir(part, 0o700, dir_fd=folder)
-            made = True
-        except FileExistsError:
-            made = False
-        inner = os.open(part, _DIRECTORY, dir_fd=folder)
-        if made:
-            os.fchown(inner, record.uid, record.gid)
-    finally:
-        os.close(folder)
-    return inner
+def _folder(root: int, parts: tuple[str, ...], record: SlotRecord) -> int:
+    """A new descriptor of a folder below ``root``, made with those on the way. Raises OSError."""
+    with ExitStack() as opened:
+        folder = os.dup(root)
+        opened.callback(os.close, folder)
+        for part in parts:
+            try:
+                os.mkdir(part, 0o700, dir_fd=folder)
+                made = True
+            except FileExistsError:
+                made = False
+            folder = os.open(part, _DIRECTORY, dir_fd=folder)
+            opened.callback(os.close, folder)
+            if made:
+                os.fchown(folder, record.uid, record.gid)
+        return os.dup(folder)

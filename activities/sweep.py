@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import shutil
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ParamSpec
 
 from activities.context import HostContext
 from activities.engine import Json
@@ -33,6 +35,9 @@ from greenroom.gate.control import GateUnavailable
 
 RETENTION_S = 7 * 86400.0
 """Seconds for which saved work and logs of preparing are kept."""
+HALF_WRITTEN_S = 3600.0
+"""Seconds after which nobody can be writing a file any more that has no name yet."""
+P = ParamSpec("P")
 _LOG = logging.getLogger(__name__)
 
 
@@ -53,19 +58,14 @@ def gather(ctx: HostContext) -> Facts:
     personal = frozenset(_names(ctx.paths.personal_root))
     claims = {name: _text(ctx.paths.claims / name) for name in _names(ctx.paths.claims)}
     containers = tuple(_container(found) for found in ctx.engine.containers(own_label(ctx)))
-    recorded = {
-        record.image_id
-        for pool in pools_with_records(ctx.paths)
-        for record in read_records(ctx.paths, pool)
-    }
-    images = tuple(_image(found, recorded) for found in ctx.engine.images(own_label(ctx)))
+    images = tuple(_image(found) for found in ctx.engine.images(own_label(ctx)))
     found = ((name, read_slot(ctx.paths, name)) for name in all_slots(ctx.paths))
     records: dict[str, SlotRecord] = {name: record for name, record in found if record is not None}
     return Facts(
         now=time.time(),
         namespace=ctx.namespace_id,
         containers=containers,
-        images=images,
+        images=_marked(ctx, images),
         records=records,
         sites=sites,
         personal=personal,
@@ -78,38 +78,56 @@ def sweep(ctx: HostContext, facts: Facts, owners: dict[str, Owner]) -> Swept:
 
     One that cannot be removed now does not keep the others from going.
     """
-    return carry_out(ctx, facts, decide(replace(facts, owners=owners)))
+    # Records again, after the owners were asked: a build that ended meanwhile had written its own
+    # first, and its image is not one that nobody wants.
+    facts = replace(facts, owners=owners, images=_marked(ctx, facts.images))
+    return carry_out(ctx, facts, decide(facts))
 
 
 def carry_out(ctx: HostContext, facts: Facts, plan: Sweep) -> Swept:
     """Remove what the plan says."""
-    failed = 0
-    ended = 0
+    each = _Each()
     for ending in plan.endings:
-        try:
-            _end(ctx, ending, facts.records.get(ending.container))
-            ended += 1
-        except GreenroomError as error:
-            _LOG.warning("sweep: %s stays for now: %s", ending.container, error.message)
-            failed += 1
+        each.go(ending.container, _end, ctx, ending, facts.records.get(ending.container))
     for docker_id in plan.docker_ids:
-        ctx.engine.remove(docker_id)
-    images = 0
+        each.go(docker_id, ctx.engine.remove, docker_id)
+    containers = each.done()
     for image in plan.images:
-        images += _remove_image(ctx, image)
+        each.go(image.image_id, _remove_image, ctx, image)
+    images = each.done()
     for site in plan.sites:
-        detach(ctx, site)
+        each.go(site, detach, ctx, site)
+    sites = each.done()
     for name in plan.personal:
-        ctx.opener.unmount(name)
+        each.go(name, ctx.opener.unmount, name)
     for claim in plan.claims:
-        unindex_claim(ctx.paths, claim, facts.claims[claim])
-    return Swept(
-        containers=ended + len(plan.docker_ids),
-        images=images,
-        sites=len(plan.sites),
-        files=len(plan.personal) + len(plan.claims) + _old_files(ctx, facts.now) + _old_locks(ctx),
-        failed=failed,
-    )
+        each.go(claim, unindex_claim, ctx.paths, claim, facts.claims[claim])
+    for path in _old_files(ctx, facts.now):
+        each.go(str(path), _remove_file, path)
+    for lock in _old_locks(ctx):
+        each.go(lock.name, _remove_lock, ctx, lock)
+    return Swept(containers, images, sites, each.done(), each.failed)
+
+
+class _Each:
+    """Goes through what is to be removed; what fails is logged, counted and left for later."""
+
+    def __init__(self) -> None:
+        self.failed = 0
+        self._done = 0
+
+    def go(self, name: str, step: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Remove one; a step that answers False has left it where it is."""
+        try:
+            self._done += step(*args, **kwargs) is not False
+        except (GreenroomError, OSError) as error:
+            _LOG.warning("sweep: %s stays for now: %s", name, error)
+            self.failed += 1
+
+    def done(self) -> int:
+        """How many went since the last time that this was asked."""
+        done, self._done = self._done, 0
+        return done
 
 
 def _end(ctx: HostContext, ending: Ending, record: SlotRecord | None) -> None:
@@ -127,46 +145,61 @@ def _end(ctx: HostContext, ending: Ending, record: SlotRecord | None) -> None:
     take_away(ctx, ending.kind, ending.container)
 
 
-def _remove_image(ctx: HostContext, image: OwnImage) -> int:
+def _remove_image(ctx: HostContext, image: OwnImage) -> bool:
     seen = ctx.engine.inspect_image(image.image_id)
     for tag in (seen or {}).get("RepoTags") or []:
         if not ctx.engine.remove_image(tag):
-            return 0  # in use; its containers go first
+            return False  # in use; its containers go first
     removed = ctx.engine.remove_image(image.image_id)
     if image.recorded:
         forget_record(ctx.paths, image.pool, image.fingerprint)
-    return int(removed)
+    return removed
 
 
-def _old_files(ctx: HostContext, now: float) -> int:
-    """Remove saved work and logs past their time; how many."""
-    removed = 0
+def _old_files(ctx: HostContext, now: float) -> Iterator[Path]:
+    """Saved work and logs past their time, and what was half written when its writer died."""
     for top in (ctx.paths.saved, ctx.paths.evidence):
         for pool in _names(top):
-            for name in _names(top / pool):
-                path = top / pool / name
-                if now - path.lstat().st_mtime <= RETENTION_S:
-                    continue
-                if path.is_dir() and not path.is_symlink():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink(missing_ok=True)
-                removed += 1
-    return removed
+            for path in (top / pool).iterdir() if (top / pool).is_dir() else ():
+                kept = HALF_WRITTEN_S if path.name.startswith(".") else RETENTION_S
+                if _is_older(path, now - kept):
+                    yield path
+    for folder in (ctx.paths.slots, ctx.paths.claims):
+        for path in folder.glob(".*") if folder.is_dir() else ():
+            if path.suffix != ".lock" and _is_older(path, now - HALF_WRITTEN_S):
+                yield path
 
 
-def _old_locks(ctx: HostContext) -> int:
-    """Remove the locks of lease files that are gone; how many."""
-    removed = 0
+def _is_older(path: Path, then: float) -> bool:
+    try:
+        return path.lstat().st_mtime < then
+    except FileNotFoundError:
+        return False  # it has just been finished
+
+
+def _remove_file(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _old_locks(ctx: HostContext) -> Iterator[Path]:
+    """The locks of lease files that are gone."""
     for lock in ctx.paths.slots.glob(".*.lock") if ctx.paths.slots.is_dir() else ():
-        container = lock.name.removeprefix(".").removesuffix(".lock")
-        if ctx.paths.slot(container).exists():
-            continue
-        with locked_slot(ctx.paths, container) as record:
-            if record is None:
-                lock.unlink(missing_ok=True)
-                removed += 1
-    return removed
+        if not ctx.paths.slot(_locked_by(lock)).exists():
+            yield lock
+
+
+def _remove_lock(ctx: HostContext, lock: Path) -> bool:
+    with locked_slot(ctx.paths, _locked_by(lock)) as record:
+        if record is None:
+            lock.unlink(missing_ok=True)
+        return record is None
+
+
+def _locked_by(lock: Path) -> str:
+    return lock.name.removeprefix(".").removesuffix(".lock")
 
 
 def _sites(ctx: HostContext) -> frozenset[str]:
@@ -203,7 +236,17 @@ def _container(found: Json) -> OwnContainer:
     )
 
 
-def _image(found: Json, recorded: set[str]) -> OwnImage:
+def _marked(ctx: HostContext, images: tuple[OwnImage, ...]) -> tuple[OwnImage, ...]:
+    """The images with whether each has a record by now. Raises UsageError (a broken record)."""
+    recorded = {
+        record.image_id
+        for pool in pools_with_records(ctx.paths)
+        for record in read_records(ctx.paths, pool)
+    }
+    return tuple(replace(image, recorded=image.image_id in recorded) for image in images)
+
+
+def _image(found: Json) -> OwnImage:
     labels = found.get("Labels") or {}
     return OwnImage(
         image_id=str(found["Id"]),
@@ -213,5 +256,5 @@ def _image(found: Json, recorded: set[str]) -> OwnImage:
         workflow=str(labels.get(LABEL_WORKFLOW, "")),
         namespace=str(labels.get(LABEL_NAMESPACE, "")),
         created_at=float(found["Created"]),
-        recorded=str(found["Id"]) in recorded,
+        recorded=False,
     )

@@ -13,7 +13,7 @@ from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities.boundary import boundary
-from activities.context import HostContext
+from activities.context import HostContext, find_namespace_id
 from activities.engine import Json
 from activities.orphans import Owner, is_parked, owners_to_ask
 from activities.profiles import own_label
@@ -64,12 +64,29 @@ class Watch:
                 await self._tell(record, "found not running", told)
             facts = await asyncio.to_thread(gather, self._ctx)
             owners = await self._owners(owners_to_ask(facts))
+            await self._check_namespace()
             swept = await asyncio.to_thread(sweep, self._ctx, facts, owners)
         finally:
             beating.cancel()
         if swept != Swept():
             _LOG.info("swept: %s", swept)
         return swept
+
+    async def _check_namespace(self) -> None:
+        """Raise TemporalError unless the answers came from the namespace that we know.
+
+        Another one of the same name (a server made anew, another cluster) knows none of our
+        workflows, and a namespace that is not there answers "not found" too.
+        """
+        try:
+            found = await find_namespace_id(self._client)
+        except RPCError as error:
+            raise TemporalError(f"Temporal does not answer: {error.message}") from error
+        if found != self._ctx.namespace_id:
+            raise TemporalError(
+                f"the Temporal namespace {self._client.namespace} is not the one that this worker "
+                "began with: nothing is swept; restart the services",
+            )
 
     async def _next_event(self, queue: asyncio.Queue[Json | EngineError], told: set[str]) -> None:
         try:

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from activities.engine import Engine
 
 _MOST_ENTRIES = 200_000
+_MOST_DEEP = 100
+"""Folders within each other that are looked into; each holds a descriptor while it is."""
 
 
 def worktree_mark(engine: Engine, container: str, workdir: str) -> str:
@@ -45,7 +47,7 @@ def _mark(upper: str, parts: list[str]) -> str:
             os.close(fd)
             fd = inner
         for count, (path, status) in enumerate(_walk(fd, "")):
-            if count > _MOST_ENTRIES:
+            if count > _MOST_ENTRIES or path.count("/") > _MOST_DEEP:
                 return ""
             _add(digest, path, status)
     finally:

@@ -173,6 +173,11 @@ class PoolConfig(_Strict):
     def _repo(cls, value: str) -> str:
         if not value or value.startswith("-"):
             raise ValueError("write a git URL or the path of a repository")
+        if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://[^/@]*:[^/]*@", value):
+            # It would stand in every history, in `status` and in the work tree's configuration.
+            raise ValueError(
+                "leave the password out; give it to this host's git (credential.helper, ~/.netrc)"
+            )
         return value
 
     @field_validator("ref")

@@ -20,6 +20,9 @@ from greenroom.core.plan import backoff
 CANCELLED_STEP = "cancelled"
 """``Failure.step`` of a build that was stopped on purpose; not a failure of the recipe."""
 
+IMAGE_GONE_STEP = "snapshot"
+"""``Failure.step`` of a container whose snapshot's image somebody has removed."""
+
 _ON_THE_WAY: tuple[tuple[State, Event], ...] = (
     (State.CREATING, Event.CREATED),
     (State.CLONING, Event.CLONED),
@@ -88,6 +91,9 @@ def _retired(ledger: Ledger, slot: Slot, news: ContainerNews, now: float) -> Non
         failure = Failure(step=slot.state, reason=f"the container ended: {reason}", at=now)
     if failure is not None:
         ledger.counters.failures += 1
+        served = ledger.serving.source.fingerprint if ledger.serving else None
+        if failure.step == IMAGE_GONE_STEP and slot.fingerprint == served:
+            ledger.serving = None  # what is wanted is not there: it is built again
         # Those that were on their way together fail together: one round, one step of the streak.
         if slot.created_at >= ledger.slot_streak.at:
             ledger.slot_streak = failed_again(ledger.slot_streak, failure, now)

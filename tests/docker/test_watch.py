@@ -26,7 +26,13 @@ class Temporal:
 
     def __init__(self) -> None:
         self.states: dict[str, object] = {}
+        self.namespace = "greenroom"
+        self.namespace_id = "the-namespace"
+        self.workflow_service = SimpleNamespace(describe_namespace=self._describe_namespace)
         self.signals: asyncio.Queue[tuple[str, str, Died]] = asyncio.Queue()
+
+    async def _describe_namespace(self, _request: object) -> SimpleNamespace:
+        return SimpleNamespace(namespace_info=SimpleNamespace(id=self.namespace_id))
 
     def get_workflow_handle(self, ident: str) -> SimpleNamespace:
         async def describe() -> SimpleNamespace:

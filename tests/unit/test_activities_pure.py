@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import subprocess
 from itertools import pairwise
 from pathlib import Path
 
@@ -269,6 +270,21 @@ def test_every_change_changes_the_mark(tmp_path: Path, change) -> None:  # noqa:
     assert _mark(str(tmp_path), ["work"]) != before
 
 
+def test_a_tree_that_is_too_deep_has_no_mark(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    folder = os.open(tmp_path / "work", os.O_RDONLY)
+    for _ in range(2000):  # deeper than any path or Python's stack
+        os.mkdir("d", dir_fd=folder)
+        inner = os.open("d", os.O_RDONLY, dir_fd=folder)
+        os.close(folder)
+        folder = inner
+    os.close(folder)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    assert _mark(str(tmp_path), ["work"]) == ""
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    subprocess.run(["rm", "-rf", str(tmp_path / "work")], check=True)
+
+
 def test_a_mark_that_cannot_be_had_is_empty_and_an_untouched_tree_has_one(tmp_path: Path) -> None:
     assert _mark(str(tmp_path / "nothing"), ["work"]) == ""
     assert _mark(str(tmp_path), ["work"]) == _mark(str(tmp_path), ["work"]) != ""
@@ -282,7 +298,7 @@ def source(ref: str) -> Source:
 
 
 def test_a_checkout_has_a_branch_only_where_there_is_one() -> None:
-    config = PoolConfig(name="p", repo="https://u:p@git.example/x.git")
+    config = PoolConfig(name="p", repo="https://u@git.example/x.git")
     checkout = checkout_of(config, source("refs/heads/a/b"))
     assert (checkout.branch, checkout.real) == ("a/b", "https://git.example/x.git")
     assert checkout.mirror == "http://git.greenroom.internal/key.git"

@@ -79,3 +79,24 @@ def test_differences_are_listed_key_by_key() -> None:
         "size.min: 2 → 3",
     ]
     assert changes(old, old) == []
+
+
+@pytest.mark.parametrize(
+    "repo", ["https://me:pw@git.example/a.git", "ssh://git:pw@git.example/a", "https://:t@h/a"]
+)
+def test_a_password_does_not_belong_into_a_pool_file(repo: str) -> None:
+    with pytest.raises(ValueError, match="leave the password out"):
+        make_config(repo=repo)
+
+
+@pytest.mark.parametrize(
+    "repo",
+    [
+        "git@git.example:acme/api.git",
+        "ssh://git@git.example:2222/a",
+        "/srv/a:b@c",
+        "https://h:8/a@b",
+    ],
+)
+def test_an_address_without_a_password_is_taken(repo: str) -> None:
+    assert make_config(repo=repo).repo == repo

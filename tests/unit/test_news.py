@@ -6,12 +6,12 @@ import itertools
 
 import pytest
 
-from greenroom.core import keeper, leases, news
+from greenroom.core import keeper, leases, news, plan
 from greenroom.core.ledger import Build, Ledger, OutboxEntry
 from greenroom.core.lifecycle import EndReason, State
 from greenroom.core.messages import Failure, Lease, NewsKind, SnapshotNews
 from greenroom.core.names import container_workflow_id, snapshot_workflow_id, wait_workflow_id
-from greenroom.core.plan import STREAK_LIMIT, Provision
+from greenroom.core.plan import STREAK_LIMIT, BuildSnapshot, Provision
 from tests.builders import (
     NOW,
     make_config,
@@ -232,6 +232,20 @@ def test_a_built_snapshot_serves() -> None:
     )
     assert ledger.serving == record
     assert ledger.build is None
+
+
+@pytest.mark.parametrize(("number", "serves"), [(1, False), (2, True)])
+def test_a_snapshot_whose_image_is_gone_is_built_again(number: int, serves: bool) -> None:
+    ledger = make_ledger()
+    (container,) = provisioned(ledger)
+    ledger.serving = make_record(number)
+    ledger.wanted = ledger.serving.source
+    gone = Failure(step=news.IMAGE_GONE_STEP, reason="the image is not on this host")
+    told = make_news(container, "retired", 1, reason=EndReason.FAILED, failure=gone)
+    news.hear_container(ledger, told, NOW)
+    assert (ledger.serving is not None) is serves
+    actions = plan.decide(keeper.facts(ledger, looking=False), NOW).actions
+    assert any(isinstance(action, BuildSnapshot) for action in actions) is not serves
 
 
 def test_news_of_another_build_changes_nothing() -> None:
