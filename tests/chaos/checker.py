@@ -55,11 +55,16 @@ class Trace:
         return list(first.values())
 
     def ended_at(self, container: str, *, by_death: bool = True) -> float | None:
-        """When a container's one lease ended, or the container itself did."""
-        kinds: list[type[ev.Event]] = [ev.Released, ev.Expired]
+        """When a container's one lease ended, or the container itself did.
+
+        A death before the last start is that of an unfinished one, which was made anew.
+        """
+        mine = [event for event in self.events if getattr(event, "container", "") == container]
+        times = [event.at for event in mine if isinstance(event, ev.Released | ev.Expired)]
         if by_death:
-            kinds += [ev.ContainerDied, ev.ContainerRemoved]
-        times = [e.at for e in self.of(*kinds) if getattr(e, "container", "") == container]
+            started = max((e.at for e in mine if isinstance(e, ev.ContainerStarted)), default=0.0)
+            deaths = [e for e in mine if isinstance(e, ev.ContainerDied | ev.ContainerRemoved)]
+            times += [event.at for event in deaths if event.at >= started]
         return min(times, default=None)
 
     def expiry(self, grant: ev.Granted) -> float:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,30 @@ class Stack:
             filters += ["--filter", f"label=greenroom.kind={kind}"]
         return docker("ps", "-a", "--format", "{{.Names}}", *filters)
 
+    def running(self) -> list[str]:
+        """Names of this install's containers that run."""
+        mine = f"label={LABEL_INSTALL}={self.install}"
+        return docker("ps", "--format", "{{.Names}}", "--filter", mine)
+
+    def workflow_events(self) -> list[ev.Event]:
+        """When the workflow of each container and snapshot opened, and when it closed."""
+        decided = json.loads(self.paths.up.read_text())
+        told = subprocess.run(
+            [
+                str(Path(PROGRAM).parent / "temporal"), "workflow", "list", "--output", "json",
+                "--address", decided["temporal_address"], "--limit", "2000",
+                "--namespace", decided["temporal_namespace"],
+            ],
+            capture_output=True, check=True,
+        )  # fmt: skip
+        events: list[ev.Event] = []
+        for found in json.loads(told.stdout):
+            owner = found["execution"]["workflowId"].rpartition("/")[2]
+            events.append(ev.WorkflowOpen(_seconds(found["startTime"]), owner))
+            if found.get("closeTime"):
+                events.append(ev.WorkflowClosed(_seconds(found["closeTime"]), owner))
+        return events
+
     def processes(self) -> list[str]:
         """Command lines of processes that have this state folder in their environment."""
         mark = f"GREENROOM_STATE={self.paths.root}".encode()
@@ -202,6 +227,10 @@ class Watched:
             ev.Saved(time.time(), lease["claim_id"], lease["container"], done["saved"]["state"]),
         )  # fmt: skip
         return done
+
+
+def _seconds(stamp: str) -> float:
+    return datetime.fromisoformat(stamp).timestamp()
 
 
 def docker(*words: str) -> list[str]:

@@ -72,6 +72,13 @@ def test_a_corpse_is_replaced_under_the_same_claim() -> None:
     assert check([*first, ev.Granted(T + 1, "api", "c", "k2", 2, T + 100)]) == []
 
 
+def test_one_that_was_made_anew_before_its_grant_lives_on() -> None:
+    first = [ev.ContainerStarted(T - 3, "k1"), ev.ContainerRemoved(T - 2, "k1")]
+    assert check([*first, *life(1, T)]) == []
+    again = [*first, *life(1, T), ev.ContainerDied(T + 5, "k1")]
+    assert numbers(again) == {2}
+
+
 SEEDED: list[tuple[int, str, list[ev.Event]]] = [
     (
         1,
