@@ -6,6 +6,8 @@ the personal files.
 
 from __future__ import annotations
 
+import time
+
 from temporalio import activity
 
 from activities.boundary import beating, boundary
@@ -130,6 +132,8 @@ def extend(ctx: HostContext, asked: ExtendInput) -> float:
         end = max(lease.expires_at, asked.expires_at)
         extended = lease.model_copy(update={"expires_at": end})
         write_slot(ctx.paths, record.model_copy(update={"lease": extended}))
+        if lease.expires_at <= time.time():
+            _tell_gate(ctx, asked.container)  # at the old end it closed by itself
         return end
 
 
@@ -143,16 +147,20 @@ def close(ctx: HostContext, asked: EndInput) -> None:
             return
         ended = _ended(record, asked)
         write_slot(ctx.paths, ended)
-        try:
-            ctx.gate.apply(asked.container)
-        except GateRefused:
-            pass  # it holds no listeners of this container: nothing is open
-        except GateUnavailable:
-            # A gate that is down has nothing open, and one that hangs loses the container's
-            # sockets with the container, which is stopped next.
-            activity.logger.warning("gate not told of the end of %s", asked.container)
+        _tell_gate(ctx, asked.container)
     ctx.engine.kill(ended.docker_id or name_of(ctx, ended))
     detach(ctx, asked.container)
+
+
+def _tell_gate(ctx: HostContext, container: str) -> None:
+    try:
+        ctx.gate.apply(container)
+    except GateRefused:
+        pass  # it holds no listeners of this container: nothing is open
+    except GateUnavailable:
+        # A gate that is down has nothing open and reads the lease file when it is back; one that
+        # hangs loses an ended container's sockets with the container, which is stopped next.
+        activity.logger.warning("gate not told of the lease of %s", container)
 
 
 def exec_command(record: SlotRecord, command: tuple[str, ...]) -> tuple[str, ...]:

@@ -256,7 +256,7 @@ def _explain(problem: ErrorDetails, tree: _Tree) -> None:
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
+    text = re.sub(r"://[^/@]*:[^/@]*@", "://***@", repr(value))
     return text if len(text) <= 80 else text[:77] + "…"
 
 

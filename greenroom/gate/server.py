@@ -10,6 +10,7 @@ import signal
 import socket
 import struct
 import sys
+import time
 from asyncio import StreamReader, StreamWriter
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -58,6 +59,7 @@ class Gate:
         self._around = Surroundings(outside, self.books, paths.mirrors, _report)
         self._sites: dict[str, Site] = {}
         self._errors: dict[str, str] = {}
+        self._ends: dict[str, asyncio.TimerHandle] = {}
         # One for all: the opener answers one at a time anyway. Applying needs none.
         self._lock = asyncio.Lock()
 
@@ -72,7 +74,7 @@ class Gate:
             if site is not None:
                 old = site.record
                 if (old.sandbox_key, old.listeners) == (record.sandbox_key, record.listeners):
-                    site.apply(record)
+                    self._swap(site, record)
                     return
                 del self._sites[container]
                 await site.close()
@@ -84,7 +86,7 @@ class Gate:
             try:
                 await site.open(sockets)
                 # Read again: the phase may have moved on meanwhile.
-                site.apply(self._record(container))
+                self._swap(site, self._record(container))
             except (OSError, ValueError, GateRefused) as error:
                 await site.close()
                 close_all(sockets)
@@ -99,13 +101,14 @@ class Gate:
         site = self._sites.get(container)
         if site is None:
             raise GateRefused("not_attached", f"container {container} is not attached")
-        site.apply(self._record(container))
+        self._swap(site, self._record(container))
 
     async def detach(self, container: str) -> None:
         """Close a container's listeners and connections; an unknown one is success."""
         async with self._lock:
             self._errors.pop(container, None)
             site = self._sites.pop(container, None)
+            self._set_alarm(container, None)
             if site is not None:
                 await site.close()
 
@@ -140,6 +143,36 @@ class Gate:
         """Close everything."""
         for container in tuple(self._sites):
             await self.detach(container)
+
+    def _swap(self, site: Site, record: SlotRecord) -> None:
+        """Apply a record; a lease that is over allows nothing, whoever has not noticed yet.
+
+        Its workflow ends it, but may be unable to: Temporal or the worker may be away.
+        """
+        lease, left = record.lease, None
+        if record.phase is Phase.CLAIMED and lease is not None:
+            left = lease.expires_at - time.time()
+        over = left is not None and left <= 0
+        site.apply(record.model_copy(update={"phase": Phase.ENDED}) if over else record)
+        self._set_alarm(record.container, None if over else left)
+
+    def _set_alarm(self, container: str, left: float | None) -> None:
+        known = self._ends.pop(container, None)
+        if known is not None:
+            known.cancel()
+        if left is not None:
+            loop = asyncio.get_running_loop()
+            self._ends[container] = loop.call_later(left, self._look_again, container)
+
+    def _look_again(self, container: str) -> None:
+        """A lease's end has come, unless the record has a later one by now."""
+        try:
+            self.apply(container)
+        except GateRefused as error:
+            self._failed(container, error.reason, str(error))
+            site = self._sites.get(container)
+            if site is not None:
+                site.apply(site.record.model_copy(update={"phase": Phase.ENDED}))
 
     def _failed(self, container: str, code: str, message: str) -> None:
         if self._errors.get(container) != code:

@@ -162,7 +162,19 @@ def test_a_builder_started_again_replaces_the_one_before(host: Host, repo: Repo)
         assert read_slot(host.paths, first.builder) is None
         assert len(host.objects()) == 1
     finally:
-        remove_leftovers(host.ctx, "builder", asked.source.fingerprint)
+        remove_leftovers(host.ctx, "builder", (asked.pool, asked.source.fingerprint))
+    assert not host.objects()
+
+
+def test_two_pools_of_one_recipe_leave_each_others_builders_alone(host: Host, repo: Repo) -> None:
+    made = [start_builder(host, pool_config(str(repo.path), name=name)) for name in ("one", "two")]
+    (asked, first), (other, _) = made
+    assert asked.source.fingerprint == other.source.fingerprint
+    try:
+        assert run_step(host, asked, first, "clone").name == "clone"
+    finally:
+        for each, _ in made:
+            remove_leftovers(host.ctx, "builder", (each.pool, each.source.fingerprint))
     assert not host.objects()
 
 

@@ -15,6 +15,7 @@ from temporalio.testing import ActivityEnvironment
 from activities.orphans import Owner
 from activities.slotfiles import read_slot
 from activities.watch import Watch
+from greenroom.core.errors import TemporalError
 from greenroom.core.messages import Died, HostInput
 
 pytestmark = pytest.mark.docker
@@ -84,6 +85,21 @@ async def test_a_death_is_told_to_its_workflow_at_once_and_shutdown_ends_the_wat
     environment.worker_shutdown()
     await asyncio.wait_for(watching, 30)
     assert temporal.signals.empty()  # told once
+
+
+async def test_not_found_in_another_namespace_sweeps_nothing(host: Host, slot: Slot) -> None:
+    temporal = Temporal()
+    record = read_slot(host.paths, slot.container)
+    assert record is not None
+    temporal.states[record.workflow_id] = RPCError("gone", RPCStatusCode.NOT_FOUND, b"")
+    watch = Watch(host.ctx, temporal)  # type: ignore[arg-type]
+    temporal.namespace_id = "made-anew"
+    with pytest.raises(TemporalError, match="nothing is swept"):
+        await ActivityEnvironment().run(watch.compare, set[str]())
+    assert host.ctx.engine.inspect(slot.docker_id) is not None
+    temporal.namespace_id = "the-namespace"
+    swept = await ActivityEnvironment().run(watch.compare, set[str]())
+    assert swept.containers == 1
 
 
 async def test_a_death_that_nobody_saw_is_found_by_comparing(host: Host, slot: Slot) -> None:

@@ -45,6 +45,11 @@ def test_the_documented_file_is_read() -> None:
     assert pool.network.task == ("api.example.com",)
 
 
+def test_a_password_is_refused_and_not_repeated() -> None:
+    (said,) = problems("name: api\nrepo: https://me:hunter2@git.example.com/api\n")
+    assert "pool.yaml:2: repo: value 'https://***@git.example.com/api': leave the password" in said
+
+
 def test_the_least_file_is_read() -> None:
     assert parse_pool_file(LEAST, "pool.yaml").size.min == 2
 
