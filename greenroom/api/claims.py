@@ -6,6 +6,7 @@ import asyncio
 import base64
 import binascii
 import json
+import logging
 import os
 import time
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from greenroom.api.state import ApiState, PersonalParts, State
 from greenroom.core.errors import (
     CorpseError,
     FencedError,
+    GreenroomError,
     NoContainerError,
     NotFoundError,
     UsageError,
@@ -37,6 +39,7 @@ from greenroom.core.messages import (
 from greenroom.core.names import check_claim_id, ulid
 
 router = APIRouter(prefix="/v1")
+_log = logging.getLogger("greenroom.api")
 
 CORPSES = 20
 """Dead containers in a row after which a claim gives up."""
@@ -170,10 +173,23 @@ async def claim(pool: str, body: ClaimBody, state: State, request: Request) -> C
                 update={"corpse": lease.container, "corpse_token": lease.token, "wait_s": left}
             )
             continue
+        except GreenroomError as error:
+            if isinstance(error, UsageError) or not body.claim_id:
+                await _give_back(state, lease)
+            raise
         stages.end("arm")
         state.metrics.claimed(pool, stages.total_s(), warm=lease.warm)
         return _document(lease, stages)
     raise NoContainerError(f"{CORPSES} containers of pool {pool} in a row were dead")
+
+
+async def _give_back(state: ApiState, lease: Lease) -> None:
+    """End a lease whose holder will never hear of it, or cannot use it: nobody else would."""
+    order = ReleaseRequest(claim_id=lease.claim_id, token=lease.token)
+    try:
+        await state.client.release_by_signal(lease.pool, order)
+    except GreenroomError as error:
+        _log.warning("claim %s not given back, it ends by itself: %s", lease.claim_id, error)
 
 
 async def _queued(

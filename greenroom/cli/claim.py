@@ -18,7 +18,7 @@ from greenroom.cli.output import emit, span, until
 @json_option
 def command(pool: str, as_json: bool, **wanted: Any) -> None:  # noqa: ANN401, FBT001 - click's
     """Get a prepared container of POOL."""
-    granted = take(open_api(), pool, claim_body(wanted))
+    granted = take(open_api(), pool, claim_body(wanted), named=bool(wanted["claim_id"]))
     if as_json:
         emit(granted)
         return

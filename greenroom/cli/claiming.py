@@ -6,16 +6,19 @@ from typing import Any
 
 from greenroom.cli.http_client import PATIENCE_S, Api, Ask, url
 from greenroom.cli.output import say
-from greenroom.core.errors import GreenroomError, NotFoundError
+from greenroom.core.errors import BackendError, GreenroomError, NotFoundError
 
 
-def take(api: Api, pool: str, body: dict[str, Any]) -> dict[str, Any]:
-    """The granted claim's document. Whoever interrupts it holds nothing afterwards."""
+def take(api: Api, pool: str, body: dict[str, Any], *, named: bool) -> dict[str, Any]:
+    """The granted claim's document. Whoever interrupts it holds nothing afterwards.
+
+    ``named``: the caller gave its id, and so can ask again when something did not answer.
+    """
     ask = Ask("POST", url("pools", pool, "claims"), body, timeout_s=body["wait_s"] + PATIENCE_S)
     try:
         granted: dict[str, Any] = api.ask(ask)
     except BaseException as error:
-        if not isinstance(error, Exception):
+        if not isinstance(error, Exception) or (isinstance(error, BackendError) and not named):
             give_back(api, pool, body["claim_id"])
         raise
     return granted

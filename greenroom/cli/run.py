@@ -39,7 +39,7 @@ def command(  # noqa: PLR0913, PLR0917 - click's
     check_terminal(interactive=interactive, tty=tty, as_json=as_json)
     signal.signal(signal.SIGTERM, _end)
     api = open_api()
-    granted = take(api, pool, claim_body(wanted))
+    granted = take(api, pool, claim_body(wanted), named=bool(wanted["claim_id"]))
     kept = Kept()
     try:
         order = Order(

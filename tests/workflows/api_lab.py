@@ -18,7 +18,7 @@ from greenroom.api.app import make_app
 from greenroom.api.listening import listening, server_config
 from greenroom.api.state import ApiState, PersonalParts
 from greenroom.client import PoolClient
-from greenroom.core.errors import CorpseError
+from greenroom.core.errors import CorpseError, GreenroomError
 from greenroom.core.messages import Lease
 from greenroom.core.names import container_workflow_id
 from greenroom.core.paths import StatePaths
@@ -38,11 +38,15 @@ class FakeHostSide:
     dead: set[str] = field(default_factory=set)
     dying: int = 0
     """How many of the next containers to arm are dead."""
+    trouble: GreenroomError | None = None
+    """What arming raises."""
 
     def arm(self, lease: Lease, personal: PersonalParts) -> None:
         if self.dying:
             self.dying -= 1
             self.dead.add(lease.container)
+        if self.trouble is not None:
+            raise self.trouble
         if lease.container in self.dead:
             raise CorpseError(f"container {lease.container} is not running")
         self.personal[lease.claim_id] = personal

@@ -7,8 +7,10 @@ import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pytest
 import pytest_asyncio
 
+from greenroom.core.errors import EngineError, GreenroomError, UsageError
 from greenroom.core.messages import ClaimRequest
 from tests.workflows.api_lab import ApiLab, serving
 from tests.workflows.pools import Pool
@@ -91,6 +93,32 @@ async def test_a_dead_container_is_replaced_within_the_same_claim(lab: ApiLab) -
     assert claimed.code == 0, claimed.err
     assert claimed.json["container"] not in lab.host.dead
     assert len(lab.host.dead) == 1
+
+
+@pytest.mark.parametrize(
+    ("trouble", "line", "code"),
+    [
+        (UsageError("the personal files are too large"), ("--id", "t1"), 2),
+        (EngineError("Docker does not answer"), (), 5),
+    ],
+)
+async def test_a_claim_that_cannot_be_armed_for_its_caller_holds_nothing(
+    lab: ApiLab, trouble: GreenroomError, line: tuple[str, ...], code: int
+) -> None:
+    lab.host.trouble = trouble
+    claimed = await lab.cli("claim", lab.pool.name, *line)
+    assert claimed.code == code, claimed.err
+    await lab.pool.until(lambda status: not any(slot.claim_id for slot in status.containers))
+
+
+async def test_a_named_claim_is_kept_for_another_try(lab: ApiLab) -> None:
+    lab.host.trouble = EngineError("Docker does not answer")
+    first = await lab.cli("claim", lab.pool.name, "--id", "again")
+    assert first.code == 5, first.err
+    lab.host.trouble = None
+    second = await lab.cli("claim", lab.pool.name, "--id", "again", "--json")
+    assert second.code == 0, second.err
+    assert second.json["token"] == 1
 
 
 async def test_a_claim_that_finds_none_waits_for_the_next(lab: ApiLab) -> None:
