@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import resource
@@ -34,6 +35,15 @@ _LOG = {"Type": "json-file", "Config": {"max-size": "1m", "max-file": "2"}}
 _FILES = min(65536, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
 _ULIMITS = [{"Name": "nofile", "Soft": _FILES, "Hard": _FILES}]
 """The engine's own soft limit can be a million, over which apt and others loop for seconds."""
+BUILDER_CALLS: list[Json] = [
+    {"names": ["chroot"], "action": "SCMP_ACT_ALLOW", "args": []},
+    {
+        "names": ["socket"],
+        "action": "SCMP_ACT_ALLOW",
+        "args": [{"index": 0, "value": 16, "valueTwo": 0, "op": "SCMP_CMP_EQ"}],
+    },
+]
+"""What root in a builder needs beyond a slot: chroot, and NETLINK whole (useradd's audit)."""
 _KEEPER = {"Entrypoint": ["sleep"], "Cmd": ["infinity"]}
 
 
@@ -98,17 +108,10 @@ def hardened(ctx: HostContext, shape: Shape) -> Json:
 
     Raises PreparationError when the seccomp profile is missing.
     """
-    try:
-        profile = ctx.paths.seccomp.read_text()
-    except FileNotFoundError:
-        raise PreparationError(
-            f"the seccomp profile {ctx.paths.seccomp} is missing: run `greenroom up` again",
-            step="create",
-        ) from None
     body = _base(ctx, shape)
     body["HostConfig"] |= {
         "CapDrop": ["ALL"],
-        "SecurityOpt": ["no-new-privileges", f"seccomp={profile}"],
+        "SecurityOpt": ["no-new-privileges", f"seccomp={_seccomp(ctx)}"],
         "Privileged": False,
     }
     if shape.personal is not None:
@@ -125,10 +128,26 @@ def hardened(ctx: HostContext, shape: Shape) -> Json:
 
 
 def builder(ctx: HostContext, shape: Shape) -> Json:
-    """A builder: Docker's default capabilities and profile, but no network either."""
+    """A builder: Docker's default capabilities, but no network and no other way out either.
+
+    Raises PreparationError when the seccomp profile is missing.
+    """
     body = _base(ctx, shape)
+    profile = json.loads(_seccomp(ctx))
+    profile["syscalls"] += BUILDER_CALLS
+    body["HostConfig"]["SecurityOpt"] = [f"seccomp={json.dumps(profile)}"]
     body["HostConfig"]["CpuShares"] = 256  # yields to claimed containers when CPUs are short
     return body
+
+
+def _seccomp(ctx: HostContext) -> str:
+    try:
+        return ctx.paths.seccomp.read_text()
+    except FileNotFoundError:
+        raise PreparationError(
+            f"the seccomp profile {ctx.paths.seccomp} is missing: run `greenroom up` again",
+            step="create",
+        ) from None
 
 
 def _base(ctx: HostContext, shape: Shape) -> Json:

@@ -77,6 +77,28 @@ def test_system_lines_run_as_root_and_the_others_as_the_user(host: Host, repo: R
     assert steps[0].name == "system"
 
 
+VSOCK = """
+import socket
+try:
+    socket.socket(40, socket.SOCK_STREAM)
+except PermissionError:
+    print("no way out")
+"""
+
+
+def test_root_in_a_builder_has_what_packages_need_and_no_way_to_the_hypervisor(
+    host: Host, repo: Repo
+) -> None:
+    asked, ref = start_builder(host, pool_config(str(repo.path), name="rooted"))
+    script = f"python3 -c '{VSOCK}' && chroot / true && useradd --system somebody && id -u"
+    try:
+        as_root = Exec(ref.docker_id, ("sh", "-c", script), user="0")
+        done = host.ctx.engine.capture(as_root, no_tick)
+    finally:
+        remove_leftovers(host.ctx, "builder", (asked.pool, asked.source.fingerprint))
+    assert (done.code, done.stdout, done.stderr) == (0, "no way out\n0\n", "")
+
+
 def test_a_failing_line_says_code_line_and_tail_and_can_be_looked_up(
     host: Host, repo: Repo
 ) -> None:
