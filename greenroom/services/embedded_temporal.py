@@ -32,6 +32,9 @@ _DYNAMIC_CONFIG = {
     "history.timerProcessorMaxPollRPS": 1000,
     "history.visibilityProcessorMaxPollRPS": 1000,
 }
+# A write-ahead log without a sync for each commit survives the death of any process; what a
+# power cut can take is younger than the containers, which it takes too (docs/decisions/0005).
+_SQLITE = {"journal_mode": "wal", "synchronous": "1"}
 USUAL_PORT, USUAL_UI_PORT = 7233, 8233
 
 
@@ -58,6 +61,8 @@ def command(settings: Settings) -> list[str]:
     ]
     for name in SEARCH_ATTRIBUTES:
         line += ["--search-attribute", f"{name}=Keyword"]
+    for pragma, setting in _SQLITE.items():
+        line += ["--sqlite-pragma", f"{pragma}={setting}"]
     for key, value in _DYNAMIC_CONFIG.items():
         line += ["--dynamic-config-value", f"{key}={value}"]
     return line
