@@ -18,22 +18,18 @@ from activities.registries import Registries
 from activities.snapshots import clear_out, find_record, write_record
 from activities.steps import Line, run_line
 from greenroom.core.errors import PreparationError
-from greenroom.core.messages import (
+from greenroom.core.messages import ContainerInput, Done, SnapshotInput, SnapshotRecord, StepRecord
+from greenroom.core.names import image_tag
+from greenroom.core.orders import (
     BuilderCommit,
     BuilderRef,
     BuilderStep,
     CommittedImage,
-    ContainerInput,
-    Done,
     FoundSnapshot,
-    SnapshotInput,
-    SnapshotRecord,
-    StepRecord,
     TagInput,
     VerifiedImage,
     VerifyInput,
 )
-from greenroom.core.names import image_tag
 from greenroom.core.policy import Phase
 from greenroom.core.slotfile import SlotRecord
 

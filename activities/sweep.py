@@ -21,7 +21,6 @@ from activities.slotfiles import all_slots, locked_slot, read_slot, unindex_clai
 from activities.snapshots import forget_record, pools_with_records, read_records
 from greenroom.core.errors import GreenroomError
 from greenroom.core.lifecycle import EndReason
-from greenroom.core.messages import EndInput
 from greenroom.core.names import (
     LABEL_CONTAINER,
     LABEL_FINGERPRINT,
@@ -30,6 +29,7 @@ from greenroom.core.names import (
     LABEL_POOL,
     LABEL_WORKFLOW,
 )
+from greenroom.core.orders import EndInput
 from greenroom.core.slotfile import SlotRecord
 from greenroom.gate.control import GateUnavailable
 

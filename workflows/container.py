@@ -16,34 +16,36 @@ with workflow.unsafe.imports_passed_through():
     from greenroom.core.errors import FencedError, GreenroomError, NotFoundError
     from greenroom.core.lifecycle import EndReason, State
     from greenroom.core.messages import (
-        ArmedLease,
-        ArmInput,
         ArmReply,
         ArmRequest,
         Ask,
         Claimed,
         ContainerInput,
         ContainerNews,
-        CreatedContainer,
         Died,
         Done,
-        EndInput,
-        ExtendInput,
         ExtendReply,
         ExtendRequest,
         Failure,
         Lease,
         NewsKind,
-        PlaceInput,
-        Placement,
         ReleaseReply,
         ReleaseRequest,
         Retire,
         SavedWork,
-        SlotRef,
         StepRecord,
     )
     from greenroom.core.names import keeper_id, place_queue
+    from greenroom.core.orders import (
+        ArmedLease,
+        ArmInput,
+        CreatedContainer,
+        EndInput,
+        ExtendInput,
+        PlaceInput,
+        Placement,
+        SlotRef,
+    )
     from workflows import failures
     from workflows.outbox import CLAIM, COMMIT, HOST, STATE
 

@@ -29,7 +29,6 @@ with workflow.unsafe.imports_passed_through():
         Failure,
         Lease,
         LeaseQuery,
-        LookInput,
         PoolStatus,
         Pushed,
         ReleaseRequest,
@@ -40,6 +39,7 @@ with workflow.unsafe.imports_passed_through():
         SuspendRequest,
     )
     from greenroom.core.names import place_queue, ulid
+    from greenroom.core.orders import LookInput
     from workflows import failures, outbox
 
 UPDATES_PER_RUN = 1500

@@ -12,27 +12,29 @@ with workflow.unsafe.imports_passed_through():
     from activities import options
     from greenroom.core.messages import (
         Ask,
+        Done,
+        Failure,
+        Message,
+        SnapshotInput,
+        SnapshotNews,
+        SnapshotRecord,
+        StepRecord,
+    )
+    from greenroom.core.names import keeper_id, place_queue
+    from greenroom.core.news import CANCELLED_STEP
+    from greenroom.core.orders import (
         BuilderCommit,
         BuilderRef,
         BuilderStep,
         BuilderStepName,
         CommittedImage,
-        Done,
-        Failure,
         FoundSnapshot,
-        Message,
         PlaceInput,
         Placement,
-        SnapshotInput,
-        SnapshotNews,
-        SnapshotRecord,
-        StepRecord,
         TagInput,
         VerifiedImage,
         VerifyInput,
     )
-    from greenroom.core.names import keeper_id, place_queue
-    from greenroom.core.news import CANCELLED_STEP
     from workflows import failures
     from workflows.outbox import COMMIT, FINGERPRINT
 

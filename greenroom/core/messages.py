@@ -98,18 +98,6 @@ class ContainerInput(Message):
     snapshot: SnapshotRecord
 
 
-class Placement(Message):
-    """Where a container goes; every later activity of it runs on ``queue``."""
-
-    host: str
-    queue: str
-
-
-class CreatedContainer(Message):
-    docker_id: str
-    sandbox_key: str
-
-
 class SavedWork(Message):
     """What was kept of an ended claim. ``state``: ``clean``, ``saved``, ``discarded``, ``unsaved``.
 
@@ -427,104 +415,8 @@ class HostInput(Message):
     queue: str
 
 
-# ── activities ───────────────────────────────────────────────────────────────────────────────
-
-
 class Done(Message):
-    """An activity that has nothing to say but that it is done."""
-
-
-class LookInput(Message):
-    pool: str
-    config: PoolConfig
-
-
-class BuilderRef(Message):
-    """The container in which a snapshot is made; ``builder`` is a ULID."""
-
-    pool: str
-    builder: str
-    fingerprint: str
-    docker_id: str = ""
-
-
-BuilderStepName = Literal["clone", "system", "install", "build"]
-
-
-class BuilderStep(Message):
-    """One line of a recipe: ``index`` counts within the lines of ``step``."""
-
-    builder: BuilderRef
-    step: BuilderStepName
-    index: int = 0
-    snapshot: SnapshotInput
-
-
-class BuilderCommit(Message):
-    builder: BuilderRef
-    snapshot: SnapshotInput
-
-
-class CommittedImage(Message):
-    image_id: str
-    size_bytes: int = 0
-
-
-class VerifyInput(Message):
-    snapshot: SnapshotInput
-    image: CommittedImage
-
-
-class VerifiedImage(Message):
-    steps: tuple[StepRecord, ...] = ()
-
-
-class TagInput(Message):
-    snapshot: SnapshotInput
-    image: CommittedImage
-    steps: tuple[StepRecord, ...]
-    started_at: float
-
-
-class FoundSnapshot(Message):
-    record: SnapshotRecord | None = None
-
-
-class PlaceInput(Message):
-    pool: str
-    container: str
-
-
-class SlotRef(Message):
-    pool: str
-    container: str
-
-
-class ArmInput(Message):
-    lease: Lease
-
-
-class ArmedLease(Message):
-    armed: bool = True
-
-
-class ExtendInput(Message):
-    pool: str
-    container: str
-    claim_id: str
-    token: int
-    expires_at: float
-
-
-class EndInput(Message):
-    """The end of one container; ``claim_id`` is empty when it was never claimed."""
-
-    pool: str
-    container: str
-    claim_id: str = ""
-    token: int = 0
-    reason: EndReason
-    save: bool = True
+    """The answer of what has nothing to say but that it is done."""
 
 
 Claimed.model_rebuild()

@@ -14,15 +14,12 @@ from activities.profiles import new_ident
 from activities.repos import look
 from activities.slotfiles import read_slot
 from greenroom.core.config import PoolConfig
-from greenroom.core.messages import (
+from greenroom.core.messages import ContainerInput, Lease, SnapshotInput, SnapshotRecord
+from greenroom.core.orders import (
     BuilderCommit,
     BuilderStep,
-    ContainerInput,
-    Lease,
     LookInput,
     SlotRef,
-    SnapshotInput,
-    SnapshotRecord,
     TagInput,
     VerifyInput,
 )

@@ -16,8 +16,9 @@ from activities.slotfiles import all_slots, read_slot
 from activities.snapshots import clear_out, find_record
 from greenroom.core.config import PoolConfig
 from greenroom.core.errors import PreparationError, StepTimeoutError
-from greenroom.core.messages import BuilderRef, BuilderStep, LookInput, SnapshotInput, StepRecord
+from greenroom.core.messages import SnapshotInput, StepRecord
 from greenroom.core.names import LABEL_FINGERPRINT, LABEL_INSTALL
+from greenroom.core.orders import BuilderRef, BuilderStep, LookInput
 
 pytestmark = pytest.mark.docker
 

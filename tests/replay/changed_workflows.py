@@ -11,13 +11,13 @@ with workflow.unsafe.imports_passed_through():
     from greenroom.core.lifecycle import EndReason
     from greenroom.core.messages import (
         ContainerInput,
-        FoundSnapshot,
         SnapshotInput,
         SnapshotNews,
         SnapshotRecord,
         WaitInput,
         WaitVerdict,
     )
+    from greenroom.core.orders import FoundSnapshot
     from workflows.container import Container
     from workflows.snapshot import Snapshot
     from workflows.wait import Wait
