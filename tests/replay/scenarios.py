@@ -77,8 +77,8 @@ async def keeper_one_slot(pool: Pool) -> Recorded:
 async def keeper_handed_over(pool: Pool) -> Recorded:
     await filled(pool)
     first = await pool.run_id()
-    claims = (pool.claim("a"), pool.claim("b"))
-    await asyncio.gather(pool.keeper.signal(PoolKeeper.handoff), *claims)
+    await pool.claim("a")  # the other may find the keeper handing over, and be granted afterwards
+    await asyncio.gather(pool.keeper.signal(PoolKeeper.handoff), pool.claim("b"))
     await pool.handed_over(first)
     return pool.keeper.id, first
 
