@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import threading
 import time
@@ -56,6 +57,27 @@ def test_killed_in_the_middle_of_claims(shaken: Shaken, service: str) -> None:
         shaken.release(lease, "--discard")
     status = stack.full()
     shaken.full_at(status["commit"])
+
+
+@pytest.mark.parametrize("service", ["worker", "activities", "gate", "temporal"])
+def test_killed_in_the_middle_of_a_release_loses_no_work(shaken: Shaken, service: str) -> None:
+    stack = shaken.stack
+    name = f"work-{service}"
+    lease = shaken.claim("--id", name)
+    assert shaken.exec(lease, "sh", "-c", "head -c 8000000 /dev/urandom > mine.bin").code == 0
+    shaken.recorder.record(ev.WorkWritten(time.time(), name, lease["container"]))
+    releasing = stack.start("release", name, "--json")
+    while json.loads(stack.paths.slot(lease["container"]).read_bytes())["phase"] != "ended":
+        time.sleep(0.01)
+    shaken.killed(service)
+    releasing.communicate()
+    # Asked again, it is released, or was already.
+    shaken.retried("release", name, good=frozenset({0, 4}))
+    ended = (time.time(), name, lease["container"])
+    saved = stack.ok("saved", name, "--json").json
+    assert (saved["state"], saved["changed"]) == ("saved", 1)
+    shaken.recorder.record(ev.Released(*ended, lease["token"]), ev.Saved(*ended, saved["state"]))
+    shaken.full_at(stack.full()["commit"])
 
 
 def test_a_claim_right_after_a_ready_container_died_gives_a_living_one(shaken: Shaken) -> None:

@@ -76,6 +76,7 @@ def test_without_temporal_commands_say_so_with_code_5(shaken: Shaken) -> None:
 def test_two_installs_on_one_engine_do_not_touch_each_other(shaken: Shaken) -> None:
     stack = shaken.stack
     lease = shaken.claim("--id", "mine")
+    stack.until(lambda status: status["counts"]["ready"] == status["target"])
     mine = sorted(stack.containers())
     with running(RoughStack) as other:
         assert other.install != stack.install
