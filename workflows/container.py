@@ -12,7 +12,6 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
-    from activities import options
     from greenroom.core.errors import FencedError, GreenroomError, NotFoundError
     from greenroom.core.lifecycle import EndReason, State
     from greenroom.core.messages import (
@@ -23,7 +22,6 @@ with workflow.unsafe.imports_passed_through():
         ContainerInput,
         ContainerNews,
         Died,
-        Done,
         ExtendReply,
         ExtendRequest,
         Failure,
@@ -33,20 +31,11 @@ with workflow.unsafe.imports_passed_through():
         ReleaseRequest,
         Retire,
         SavedWork,
-        StepRecord,
     )
-    from greenroom.core.names import keeper_id, place_queue
-    from greenroom.core.orders import (
-        ArmedLease,
-        ArmInput,
-        CreatedContainer,
-        EndInput,
-        ExtendInput,
-        PlaceInput,
-        Placement,
-        SlotRef,
-    )
+    from greenroom.core.names import keeper_id
+    from greenroom.core.orders import EndInput
     from workflows import failures
+    from workflows.on_host import OnHost
     from workflows.outbox import CLAIM, COMMIT, HOST, STATE
 
 UNSAVED_KEPT = timedelta(hours=24)
@@ -64,7 +53,8 @@ class Container:
     def __init__(self, start: ContainerInput) -> None:
         self._start = start
         self._state = State.CREATING
-        self._placement = Placement(host="", queue=place_queue())
+        self._on_host = OnHost(start)
+        self._host = ""
         self._docker_id = ""
         self._lease: Lease | None = None
         self._armed = False
@@ -118,40 +108,20 @@ class Container:
         )
 
     async def _create(self) -> None:
-        self._placement = await workflow.execute_activity(
-            "place",
-            PlaceInput(pool=self._start.pool, container=self._start.container),
-            result_type=Placement,
-            task_queue=place_queue(),
-            **options.PLACE,
-        )
+        self._host = (await self._on_host.place()).host
         workflow.upsert_search_attributes(
             [
-                HOST.value_set(self._placement.host),
+                HOST.value_set(self._host),
                 COMMIT.value_set(self._start.snapshot.source.commit),
             ]
         )
-        created = await workflow.execute_activity(
-            "create_container",
-            self._start,
-            result_type=CreatedContainer,
-            task_queue=self._placement.queue,
-            summary=self._start.snapshot.image_tag,
-            **options.CREATE,
-        )
-        self._docker_id = created.docker_id
+        self._docker_id = (await self._on_host.create()).docker_id
         self._state = State.CLONING
         await self._tell("created")
 
     async def _interruptible(self, name: str, limit: float) -> None:
         """Run one step; being ended cancels it. Raises ActivityError."""
-        step = workflow.start_activity(
-            name,
-            self._start,
-            result_type=StepRecord,
-            task_queue=self._placement.queue,
-            **options.preparing(limit),
-        )
+        step = self._on_host.begin(name, limit)
         await workflow.wait_condition(lambda: step.done() or self._end is not None)
         if not step.done():
             step.cancel()
@@ -202,13 +172,7 @@ class Container:
         claim another one. One that was armed has died in its holder's hands.
         """
         try:
-            await workflow.execute_activity(
-                "arm_lease",
-                ArmInput(lease=lease),
-                result_type=ArmedLease,
-                task_queue=self._placement.queue,
-                **options.ARM,
-            )
+            await self._on_host.arm(lease)
         except ActivityError as error:
             self._end = self._end or EndReason.DIED
             if failures.code_of(error) == "corpse":
@@ -240,44 +204,16 @@ class Container:
         )
         if lease is not None:
             await self._tell("ending", reason)
-            await self._clean("close_lease", end)
-            self._saved = await self._save_work(end)
+            await self._on_host.close(end)
+            self._saved = await self._on_host.save(end)
         if self._saved is None or self._saved.state != "unsaved":
-            await self._remove()
+            await self._on_host.remove()
         self._state = State.RETIRED
         workflow.upsert_search_attributes([STATE.value_set(State.RETIRED)])
         await self._tell("retired", reason)
         if self._saved is not None and self._saved.state == "unsaved":
             await workflow.sleep(UNSAVED_KEPT, summary="kept for its unsaved work")
-            await self._remove()
-
-    async def _remove(self) -> None:
-        await self._clean(
-            "remove_container", SlotRef(pool=self._start.pool, container=self._start.container)
-        )
-
-    async def _save_work(self, end: EndInput) -> SavedWork:
-        try:
-            saved: SavedWork = await workflow.execute_activity(
-                "save_work",
-                end,
-                result_type=SavedWork,
-                task_queue=self._placement.queue,
-                **options.SAVE,
-            )
-        except ActivityError as error:
-            failure = failures.from_activity(error, "save", self._now())
-            return SavedWork(state="unsaved", detail=failure.reason)
-        return saved
-
-    async def _clean(self, name: str, argument: EndInput | SlotRef) -> None:
-        await workflow.execute_activity(
-            name,
-            argument,
-            result_type=Done,
-            task_queue=self._placement.queue,
-            **options.CLEAN,
-        )
+            await self._on_host.remove()
 
     # ── messages ─────────────────────────────────────────────────────────────────────────────
 
@@ -350,22 +286,7 @@ class Container:
         wanted = max(lease.expires_at, self._now() + request.ttl_s)
         self._extending += 1
         try:
-            reply: ExtendReply = await workflow.execute_activity(
-                "extend_lease",
-                ExtendInput(
-                    pool=self._start.pool,
-                    container=self._start.container,
-                    claim_id=lease.claim_id,
-                    token=request.token,
-                    expires_at=wanted,
-                ),
-                result_type=ExtendReply,
-                task_queue=self._placement.queue,
-                **options.ARM,
-            )
-        except ActivityError as error:
-            cause = error.cause
-            raise cause if isinstance(cause, ApplicationError) else error from error
+            reply = await self._on_host.extend(lease, wanted)
         finally:
             self._extending -= 1
         self._refuse_ended()
@@ -443,7 +364,7 @@ class Container:
             seq=self._sent_seq,
             kind=kind,
             at=self._now(),
-            host=self._placement.host,
+            host=self._host,
             docker_id=self._docker_id,
             expires_at=lease.expires_at if lease else 0.0,
             reason=reason,
