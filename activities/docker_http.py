@@ -19,8 +19,8 @@ from urllib.parse import urlencode
 
 from greenroom.core.errors import EngineError, UsageError
 
-API = "/v1.41"
-"""The API version of Docker 20.10, which every later engine still speaks."""
+API = (1, 41)
+"""The API version of Docker 20.10; an engine so new that it refuses it gets its own oldest."""
 _MAX_IDLE = 8
 
 
@@ -46,12 +46,12 @@ class Call:
     @property
     def target(self) -> str:
         if not self.query:
-            return API + self.path
+            return self.path
         plain = {
             key: value if isinstance(value, str) else json.dumps(value)
             for key, value in self.query.items()
         }
-        return f"{API}{self.path}?{urlencode(plain)}"
+        return f"{self.path}?{urlencode(plain)}"
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -138,6 +138,7 @@ class Transport:
         self._path = path
         self._idle: list[_UnixConnection] = []
         self._lock = threading.Lock()
+        self._prefix = ""
 
     def json(self, call: Call) -> Any:  # noqa: ANN401  (the engine's own JSON)
         """The decoded answer (None when empty). Raises EngineAnswerError, EngineError."""
@@ -198,8 +199,22 @@ class Transport:
             headers["Content-Type"] = call.content_type
             if call.content_type == "application/json":
                 body = json.dumps(body).encode()
-        connection.request(call.method, call.target, body=body, headers=headers)
+        target = self._version() + call.target
+        connection.request(call.method, target, body=body, headers=headers)
         return connection.getresponse()
+
+    def _version(self) -> str:
+        """What every target begins with, such as ``/v1.41``; the engine is asked once."""
+        if not self._prefix:
+            with closing(_UnixConnection(self._path, 10.0)) as connection:
+                connection.request("GET", "/version")
+                response = connection.getresponse()
+                data = response.read()
+            _check(response.status, data)
+            oldest = str(json.loads(data).get("MinAPIVersion") or "1.0")
+            major, minor = max(API, tuple(int(part) for part in oldest.split(".")))
+            self._prefix = f"/v{major}.{minor}"
+        return self._prefix
 
     def _take(self, timeout_s: float) -> _UnixConnection:
         while True:
