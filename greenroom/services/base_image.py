@@ -17,10 +17,11 @@ from pathlib import Path
 from greenroom.core.errors import EngineError
 from greenroom.services.debian_parent import Mirrors, chunks, ensure_parent, host_mirrors
 from greenroom.services.docker_http import DockerHttp
+from greenroom.services.folders import LOCKS
 from greenroom.services.progress import Report
 
 REPOSITORY = "greenroom/base"
-_LOCK = Path("/var/lock/greenroom-base.lock")
+_LOCK = LOCKS / "greenroom-base.lock"
 _HERE = Path(__file__).resolve().parent
 _PLACES = (_HERE.parents[1] / "deploy" / "base-image", _HERE.parent / "base_image_files")
 

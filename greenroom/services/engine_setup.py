@@ -17,12 +17,13 @@ from greenroom.core.errors import EngineError
 from greenroom.core.paths import StatePaths
 from greenroom.services import detached, host_packages, processes
 from greenroom.services.docker_http import DockerHttp
+from greenroom.services.folders import LOCKS
 from greenroom.services.processes import ProcessId
 from greenroom.services.progress import Report
 from greenroom.services.settings import DEFAULT_DOCKER_HOST
 
 _START_DEADLINE_S = 60.0
-_IN_USE = Path("/var/lock/greenroom-engine.lock")
+_IN_USE = LOCKS / "greenroom-engine.lock"
 # The dockerd that some install of this machine started. Not in a state folder: whichever install
 # goes down last stops it.
 _STARTED = Path("/run/greenroom-engine.json")
@@ -93,7 +94,7 @@ def _start(docker: DockerHttp, host: str, paths: StatePaths, report: Report) -> 
         if _wait(docker, None, 20.0):
             return _accept(docker, host)
         raise EngineError("docker.service does not start: see `journalctl -u docker.service`")
-    with _lock(Path("/var/lock/greenroom-dockerd.lock"), fcntl.LOCK_EX):
+    with _lock(LOCKS / "greenroom-dockerd.lock", fcntl.LOCK_EX):
         if not _starting(docker) and not docker.answers():
             _start_dockerd(docker, paths, report)
     return _accept(docker, host)

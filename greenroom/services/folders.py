@@ -6,11 +6,15 @@ import os
 import pwd
 import shutil
 import subprocess
+from pathlib import Path
 
 from greenroom.core.errors import UsageError
 from greenroom.core.paths import StatePaths
 
 GATE_USER = "greenroom-gate"
+LOCKS = Path("/run") if os.geteuid() == 0 else Path("/var/lock")
+"""Where locks that all installs share stand. Root's not where others may write: they could hold
+them for ever, or plant files of theirs."""
 
 
 def ensure_gate_user() -> pwd.struct_passwd:

@@ -17,7 +17,7 @@ from greenroom.core.paths import StatePaths
 from greenroom.services import supervisor_client, temporal_server
 from greenroom.services.base_image import ensure_base_image
 from greenroom.services.engine_setup import engine_in_use, ensure_docker
-from greenroom.services.folders import ensure_folders, ensure_gate_user
+from greenroom.services.folders import LOCKS, ensure_folders, ensure_gate_user
 from greenroom.services.process_record import end_leftovers
 from greenroom.services.progress import Report
 from greenroom.services.settings import (
@@ -32,7 +32,7 @@ from greenroom.services.settings import (
 _READY_PATIENCE_S = 90.0
 _TEMPORAL_PATIENCE_S = 45.0
 _GIVE_UP_RESTARTS = 5
-_PORTS_LOCK = Path("/var/lock/greenroom-ports.lock")
+_PORTS_LOCK = LOCKS / "greenroom-ports.lock"
 
 Hook = Callable[[Settings, Report], None]
 """Called when the engine answers and before the services start."""

@@ -16,7 +16,7 @@ import pytest
 
 from greenroom.core.errors import EngineError
 from greenroom.core.paths import StatePaths
-from greenroom.services import engine_setup
+from greenroom.services import base_image, engine_setup, up
 from greenroom.services.docker_http import DockerHttp
 from greenroom.services.progress import silent
 
@@ -177,3 +177,9 @@ def test_an_engine_of_ours_that_has_ended_counts_as_not_started(
     record.write_text(json.dumps({"pid": os.getpid(), "started": 1}))  # the number was reused
     assert engine_setup.started_engine() is None
     engine_setup.stop_engine(silent)  # and so nothing is stopped
+
+
+def test_locks_of_root_stand_where_nobody_else_writes() -> None:
+    for lock in (engine_setup._IN_USE, base_image._LOCK, up._PORTS_LOCK):
+        if os.geteuid() == 0:
+            assert not lock.parent.stat().st_mode & 0o022
