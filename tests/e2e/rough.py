@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -101,6 +102,13 @@ class RoughStack(Stack):
             "--filter", f"label={LABEL_CONTAINER}={container}",
             "--filter", f"label={LABEL_KIND}=slot",
         )  # fmt: skip
+
+    def phase(self, container: str) -> str:
+        """The phase in a container's lease file; empty when that is gone."""
+        try:
+            return str(json.loads(self.paths.slot(container).read_bytes())["phase"])
+        except FileNotFoundError:
+            return ""
 
     def kill(self, service: str) -> int:
         """Kill one service the hard way; returns the pid that it had."""
