@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
+from greenroom.services.engine_setup import engine_in_use
 from tests.chaos.recorder import Recorder
 
 
@@ -16,3 +19,16 @@ def checked() -> Iterator[Recorder]:
     yield recorder
     violations = recorder.check()
     assert not violations, "\n".join(str(violation) for violation in violations)
+
+
+_engine = ExitStack()
+
+
+def pytest_sessionstart() -> None:
+    """While the tests run, no ``down`` of theirs stops the engine under the other tests."""
+    if os.geteuid() == 0:
+        _engine.enter_context(engine_in_use())
+
+
+def pytest_sessionfinish() -> None:
+    _engine.close()
