@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass
 
-from conftest import Host, Repo
+from hosts import Host, Repo
 
 from activities import builders
 from activities.containers import Containers, slot_exec

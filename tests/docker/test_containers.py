@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from conftest import Host, Repo, pool_config
+from hosts import Host, Repo, pool_config
 from making import Made, Slot, build_snapshot, ready_slot, remove, sh
 from temporalio.exceptions import ApplicationError
 

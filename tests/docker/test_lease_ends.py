@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Host, Repo, pool_config
+from hosts import Host, Repo, pool_config
 from making import Made, Slot, build_snapshot, lease_of, ready_slot, remove, sh
 
 from activities.leases import Personal, arm, close, extend

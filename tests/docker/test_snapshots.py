@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from conftest import Host, Repo, pool_config
+from hosts import Host, Repo, pool_config
 from making import build_snapshot, ready_slot, remove
 from temporalio.exceptions import ApplicationError
 

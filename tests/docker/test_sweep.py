@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Host, Repo, pool_config
+from hosts import Host, Repo, pool_config
 from making import Slot, build_snapshot, lease_of, ready_slot, remove, sh
 
 from activities import builders

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
-from conftest import Host, Repo, pool_config
+from hosts import Host, Repo, pool_config
 from making import Made, Slot, build_snapshot, ready_slot, remove
 from temporalio.client import WorkflowExecutionStatus
 from temporalio.exceptions import ApplicationError
