@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 
 
@@ -33,6 +33,13 @@ def timed(work: Callable[[], object]) -> float:
     """Milliseconds that ``work`` took."""
     began = time.perf_counter()
     work()
+    return (time.perf_counter() - began) * 1000
+
+
+async def timed_await(work: Awaitable[object]) -> float:
+    """Milliseconds until ``work`` was done."""
+    began = time.perf_counter()
+    await work
     return (time.perf_counter() - began) * 1000
 
 
