@@ -63,6 +63,11 @@ def test_without_temporal_commands_say_so_with_code_5(shaken: Shaken) -> None:
             (said,) = done.err.splitlines()
             assert said.startswith("greenroom: ")
             assert "Temporal" in said
+            done = stack.cli("claim", POOL)
+            assert done.code == 5, done.err
+            # A claim that may have been granted is given back; that this failed is said first.
+            assert all(line.startswith("greenroom: ") for line in done.err.splitlines())
+            assert "Temporal" in done.err.splitlines()[-1]
             # A claimed container is of use all the same: its lease is the host's business.
             assert shaken.exec(lease, "true").code == 0
         finally:
