@@ -31,10 +31,11 @@ from activities.snapshots import newest_with_dependencies
 from activities.steps import Line, run_line
 from greenroom.core.config import PoolConfig
 from greenroom.core.errors import NotFoundError, PreparationError
-from greenroom.core.messages import SnapshotInput, StepRecord
 from greenroom.core.names import LABEL_CONTAINER, LABEL_FINGERPRINT, LABEL_KIND, LABEL_POOL
 from greenroom.core.orders import BuilderCommit, BuilderRef, BuilderStep, CommittedImage
 from greenroom.core.policy import Phase, plan_network
+from greenroom.core.pool_messages import SnapshotInput
+from greenroom.core.records import StepRecord
 from greenroom.core.slotfile import SlotRecord
 
 _ROOT = {"HOME": "/root", "USER": "root", "DEBIAN_FRONTEND": "noninteractive"}

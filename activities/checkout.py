@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from activities.registries import without_credentials
 from greenroom.core.config import PoolConfig
-from greenroom.core.messages import Source
 from greenroom.core.policy import GIT_NAME
+from greenroom.core.records import Source
 from greenroom.core.slotfile import GitAccess
 
 SCRIPT = r"""

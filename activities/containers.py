@@ -16,11 +16,12 @@ from activities.slotfiles import locked_slot, read_slot, write_slot
 from activities.steps import Line, run_line
 from activities.worktree import worktree_mark
 from greenroom.core.errors import NotFoundError, PreparationError
-from greenroom.core.messages import ContainerInput, Done, Source, StepRecord
+from greenroom.core.messages import ContainerInput
 from greenroom.core.names import host_queue
 from greenroom.core.news import IMAGE_GONE_STEP
 from greenroom.core.orders import CreatedContainer, PlaceInput, Placement, SlotRef
 from greenroom.core.policy import Phase, plan_network, proxy_environment
+from greenroom.core.records import Done, Source, StepRecord
 from greenroom.core.slotfile import SlotRecord
 
 

@@ -18,7 +18,7 @@ from activities.registries import Registries
 from activities.snapshots import clear_out, find_record, write_record
 from activities.steps import Line, run_line
 from greenroom.core.errors import PreparationError
-from greenroom.core.messages import ContainerInput, Done, SnapshotInput, SnapshotRecord, StepRecord
+from greenroom.core.messages import ContainerInput
 from greenroom.core.names import image_tag
 from greenroom.core.orders import (
     BuilderCommit,
@@ -31,6 +31,8 @@ from greenroom.core.orders import (
     VerifyInput,
 )
 from greenroom.core.policy import Phase
+from greenroom.core.pool_messages import SnapshotInput
+from greenroom.core.records import Done, SnapshotRecord, StepRecord
 from greenroom.core.slotfile import SlotRecord
 
 

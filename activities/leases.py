@@ -25,9 +25,10 @@ from activities.slotfiles import (
     write_slot,
 )
 from greenroom.core.errors import CorpseError, FencedError, NotFoundError
-from greenroom.core.messages import Done, ExtendReply, Lease, SavedWork
+from greenroom.core.messages import ExtendReply
 from greenroom.core.orders import ArmedLease, ArmInput, EndInput, ExtendInput
 from greenroom.core.policy import Phase
+from greenroom.core.records import Done, Lease, SavedWork
 from greenroom.core.slotfile import HostLease, SlotRecord
 from greenroom.gate.control import GateRefused, GateUnavailable
 

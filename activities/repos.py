@@ -18,9 +18,9 @@ from greenroom.core.fingerprint import (
     dependency_fingerprint,
     snapshot_fingerprint,
 )
-from greenroom.core.messages import Source
 from greenroom.core.orders import LookInput
 from greenroom.core.recipe import Recipe, choose, dependency_files
+from greenroom.core.records import Source
 
 
 class Repos:

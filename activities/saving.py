@@ -33,8 +33,8 @@ from activities.slotfiles import locked_slot, read_slot, write_slot
 from activities.worktree import worktree_mark
 from greenroom.core.config import Limits
 from greenroom.core.errors import EngineError, PreparationError
-from greenroom.core.messages import SavedWork
 from greenroom.core.orders import EndInput
+from greenroom.core.records import SavedWork
 from greenroom.core.slotfile import SlotRecord
 
 MOST_BYTES = 512 << 20

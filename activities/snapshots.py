@@ -11,8 +11,8 @@ from activities.context import HostContext
 from activities.engine import Json
 from activities.profiles import own_label
 from greenroom.core.errors import UsageError
-from greenroom.core.messages import SnapshotRecord
 from greenroom.core.paths import StatePaths
+from greenroom.core.records import SnapshotRecord
 
 KEPT = 2
 """Newest snapshots of a pool that stay on the host; older ones go once nothing uses them."""

@@ -20,8 +20,10 @@ from activities.profiles import own_label
 from activities.slotfiles import all_slots, read_slot
 from activities.sweep import Swept, gather, sweep
 from greenroom.core.errors import EngineError, TemporalError
-from greenroom.core.messages import Died, Done, HostInput
+from greenroom.core.messages import Died
 from greenroom.core.names import LABEL_CONTAINER
+from greenroom.core.pool_messages import HostInput
+from greenroom.core.records import Done
 from greenroom.core.slotfile import SlotRecord
 
 COMPARE_EVERY_S = 20.0

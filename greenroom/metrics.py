@@ -12,7 +12,7 @@ from typing import Literal
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from greenroom.core.messages import PoolStatus
+from greenroom.core.pool_messages import PoolStatus
 
 Kind = Literal["gauge", "counter", "histogram"]
 

@@ -8,15 +8,10 @@ from greenroom.core import keeper
 from greenroom.core.config import PoolConfig
 from greenroom.core.ledger import Ledger
 from greenroom.core.lifecycle import EndReason, State
-from greenroom.core.messages import (
-    ClaimRequest,
-    ContainerNews,
-    NewsKind,
-    SnapshotRecord,
-    Source,
-)
+from greenroom.core.messages import ClaimRequest, ContainerNews, NewsKind
 from greenroom.core.names import ulid
 from greenroom.core.plan import PoolSnapshot, SlotFacts, StreakFacts
+from greenroom.core.records import SnapshotRecord, Source
 
 NOW = 1_750_000_000.0
 

@@ -19,18 +19,15 @@ from greenroom.core.messages import (
     Claimed,
     ClaimRequest,
     ContainerNews,
-    Failure,
-    Lease,
     NewsKind,
     ReleaseRequest,
     Retire,
-    SnapshotNews,
-    SnapshotRecord,
-    Source,
     WaitInput,
     WaitVerdict,
 )
 from greenroom.core.names import ulid
+from greenroom.core.pool_messages import SnapshotNews
+from greenroom.core.records import Failure, Lease, SnapshotRecord, Source
 from tests.builders import make_source
 
 STEPS: dict[State, tuple[NewsKind, State]] = {

@@ -24,16 +24,14 @@ with workflow.unsafe.imports_passed_through():
         Died,
         ExtendReply,
         ExtendRequest,
-        Failure,
-        Lease,
         NewsKind,
         ReleaseReply,
         ReleaseRequest,
         Retire,
-        SavedWork,
     )
     from greenroom.core.names import keeper_id
     from greenroom.core.orders import EndInput
+    from greenroom.core.records import Failure, Lease, SavedWork
     from workflows import failures
     from workflows.on_host import OnHost
     from workflows.outbox import CLAIM, COMMIT, HOST, STATE

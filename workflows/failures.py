@@ -15,7 +15,7 @@ from temporalio.exceptions import (
 
 with workflow.unsafe.imports_passed_through():
     from greenroom.core.errors import GreenroomError
-    from greenroom.core.messages import Failure
+    from greenroom.core.records import Failure
 
 
 def refusal(error: GreenroomError) -> ApplicationError:

@@ -7,7 +7,8 @@ from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
     from activities import options
-    from greenroom.core.messages import Done, HostInput
+    from greenroom.core.pool_messages import HostInput
+    from greenroom.core.records import Done
     from workflows.outbox import HOST
 
 WATCHES_PER_RUN = 20

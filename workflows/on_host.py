@@ -7,14 +7,7 @@ from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from activities import options
-    from greenroom.core.messages import (
-        ContainerInput,
-        Done,
-        ExtendReply,
-        Lease,
-        SavedWork,
-        StepRecord,
-    )
+    from greenroom.core.messages import ContainerInput, ExtendReply
     from greenroom.core.names import place_queue
     from greenroom.core.orders import (
         ArmedLease,
@@ -26,6 +19,7 @@ with workflow.unsafe.imports_passed_through():
         Placement,
         SlotRef,
     )
+    from greenroom.core.records import Done, Lease, SavedWork, StepRecord
     from workflows import failures
 
 

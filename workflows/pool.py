@@ -15,7 +15,7 @@ from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from activities import options
-    from greenroom.core import keeper, leases, news, outline, plan
+    from greenroom.core import keeper, leases, news, outline, plan, view
     from greenroom.core.errors import DrainingError, GreenroomError, LiveClaimsError, UsageError
     from greenroom.core.ledger import KeeperInput, Ledger
     from greenroom.core.lifecycle import EndReason
@@ -23,23 +23,23 @@ with workflow.unsafe.imports_passed_through():
         CancelClaim,
         ClaimReply,
         ClaimRequest,
-        ConfigureReply,
-        ConfigureRequest,
         ContainerNews,
-        Failure,
-        Lease,
         LeaseQuery,
-        PoolStatus,
-        Pushed,
         ReleaseRequest,
-        ResizeRequest,
-        SnapshotNews,
-        Source,
-        SuspendReply,
-        SuspendRequest,
     )
     from greenroom.core.names import place_queue, ulid
     from greenroom.core.orders import LookInput
+    from greenroom.core.pool_messages import (
+        ConfigureReply,
+        ConfigureRequest,
+        PoolStatus,
+        Pushed,
+        ResizeRequest,
+        SnapshotNews,
+        SuspendReply,
+        SuspendRequest,
+    )
+    from greenroom.core.records import Failure, Lease, Source
     from workflows import failures, outbox
 
 UPDATES_PER_RUN = 1500
@@ -90,7 +90,7 @@ class PoolKeeper:
                 keeper.enact(self._ledger, action, now, self._new_ids())
             decision = plan.decide(keeper.facts(self._ledger, looking=self._looking), now)
         self._sender.pump()
-        status = keeper.status(self._ledger, now, looking=self._looking)
+        status = view.status(self._ledger, now, looking=self._looking)
         workflow.set_current_details(outline.pool_details(status))
         return decision.wake_at
 
@@ -290,7 +290,7 @@ class PoolKeeper:
     @workflow.query(name="status")
     def status(self) -> PoolStatus:
         """What people and programs see of the pool."""
-        return keeper.status(self._ledger, self._now(), looking=self._looking)
+        return view.status(self._ledger, self._now(), looking=self._looking)
 
     @workflow.query(name="lease")
     def lease(self, query: LeaseQuery) -> Lease | None:

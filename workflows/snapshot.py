@@ -10,16 +10,7 @@ from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from activities import options
-    from greenroom.core.messages import (
-        Ask,
-        Done,
-        Failure,
-        Message,
-        SnapshotInput,
-        SnapshotNews,
-        SnapshotRecord,
-        StepRecord,
-    )
+    from greenroom.core.messages import Ask
     from greenroom.core.names import keeper_id, place_queue
     from greenroom.core.news import CANCELLED_STEP
     from greenroom.core.orders import (
@@ -35,6 +26,8 @@ with workflow.unsafe.imports_passed_through():
         VerifiedImage,
         VerifyInput,
     )
+    from greenroom.core.pool_messages import SnapshotInput, SnapshotNews
+    from greenroom.core.records import Done, Failure, Message, SnapshotRecord, StepRecord
     from workflows import failures
     from workflows.outbox import COMMIT, FINGERPRINT
 

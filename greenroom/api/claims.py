@@ -32,11 +32,10 @@ from greenroom.core.messages import (
     ClaimRequest,
     ExtendReply,
     ExtendRequest,
-    Lease,
     ReleaseRequest,
-    SavedWork,
 )
 from greenroom.core.names import check_claim_id, ulid
+from greenroom.core.records import Lease, SavedWork
 
 router = APIRouter(prefix="/v1")
 _log = logging.getLogger("greenroom.api")

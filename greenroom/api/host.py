@@ -8,7 +8,7 @@ from activities import leases, slotfiles
 from activities.containers import exec_environment
 from activities.context import HostContext, open_context
 from greenroom.api.state import PersonalParts
-from greenroom.core.messages import Lease
+from greenroom.core.records import Lease
 from greenroom.core.slotfile import SlotRecord
 from greenroom.services.settings import Settings
 

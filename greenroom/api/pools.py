@@ -14,15 +14,15 @@ from greenroom.api.state import ApiState, State
 from greenroom.core.config import PoolConfig
 from greenroom.core.errors import GreenroomError, NotFoundError, UsageError
 from greenroom.core.lifecycle import EndReason
-from greenroom.core.messages import (
+from greenroom.core.names import check_pool_name
+from greenroom.core.pool_messages import (
     ConfigureReply,
-    Done,
     PoolStatus,
     ResizeRequest,
     SuspendReply,
     SuspendRequest,
 )
-from greenroom.core.names import check_pool_name
+from greenroom.core.records import Done
 
 router = APIRouter(prefix="/v1/pools")
 

@@ -10,8 +10,8 @@ from fastapi import Depends
 from starlette.requests import HTTPConnection
 
 from greenroom.client import PoolClient
-from greenroom.core.messages import Lease
 from greenroom.core.paths import StatePaths
+from greenroom.core.records import Lease
 from greenroom.core.slotfile import SlotRecord
 from greenroom.metrics import Metrics
 from greenroom.services.settings import Settings

@@ -37,20 +37,11 @@ from greenroom.core.messages import (
     CancelClaim,
     ClaimReply,
     ClaimRequest,
-    ConfigureReply,
-    ConfigureRequest,
     ExtendReply,
     ExtendRequest,
-    HostInput,
-    Lease,
     LeaseQuery,
-    PoolStatus,
-    Pushed,
     ReleaseReply,
     ReleaseRequest,
-    ResizeRequest,
-    SuspendReply,
-    SuspendRequest,
     WaitVerdict,
 )
 from greenroom.core.names import (
@@ -60,6 +51,17 @@ from greenroom.core.names import (
     keeper_id,
     wait_workflow_id,
 )
+from greenroom.core.pool_messages import (
+    ConfigureReply,
+    ConfigureRequest,
+    HostInput,
+    PoolStatus,
+    Pushed,
+    ResizeRequest,
+    SuspendReply,
+    SuspendRequest,
+)
+from greenroom.core.records import Lease
 
 ANSWER_S = 30.0
 """How long an answer that needs no preparation may take before Temporal counts as unreachable."""

@@ -25,8 +25,6 @@ from greenroom.core.messages import (
     Claimed,
     ClaimReply,
     ClaimRequest,
-    Lease,
-    MissReason,
     Queued,
     ReleaseRequest,
     Retire,
@@ -35,6 +33,7 @@ from greenroom.core.messages import (
 )
 from greenroom.core.names import check_claim_id, container_workflow_id, wait_workflow_id
 from greenroom.core.plan import IN_FLIGHT, STREAK_LIMIT
+from greenroom.core.records import Lease, MissReason
 
 QUEUE_DEPTH = 500
 HOLDER_CHARACTERS = 200

@@ -14,7 +14,8 @@ from pydantic import BaseModel, Field
 
 from greenroom.core.config import PoolConfig
 from greenroom.core.lifecycle import EndReason, Event, State, next_state
-from greenroom.core.messages import ClaimRequest, Failure, Lease, SnapshotRecord, Source
+from greenroom.core.messages import ClaimRequest
+from greenroom.core.records import Failure, Lease, SnapshotRecord, Source
 
 BUDGET_BYTES = 512 * 1024
 SEGMENT = 500

@@ -1,94 +1,17 @@
-"""What workflows, activities and clients say to each other: plain JSON, one model per message.
+"""What claims and containers are told, and answer: plain JSON, one model per message.
 
-Times are epoch seconds, durations seconds. Unknown fields are ignored and new ones have
-defaults, so that one version reads the next one's messages.
+The rules of ``core.records`` hold: plain JSON, epoch seconds, one model per message.
 """
 
 from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from greenroom.core.config import PoolConfig
-from greenroom.core.lifecycle import EndReason, State
-
-
-class Message(BaseModel):
-    """Base of all messages."""
-
-    # No NaN or infinity: JSON has none, so a ledger that took one could never be read again.
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
-
-
-# ── snapshots ────────────────────────────────────────────────────────────────────────────────
-
-
-class Source(Message):
-    """A commit of the pool's repository, and what its preparation will be named.
-
-    ``mirror`` is the key of the host's mirror; ``why`` says how the recipe's lines were chosen.
-    """
-
-    commit: str
-    ref: str
-    mirror: str
-    dependencies: str
-    fingerprint: str
-    install: tuple[str, ...] = ()
-    sync: tuple[str, ...] = ()
-    dependency_files: dict[str, str] = Field(default_factory=dict)
-    why: str = ""
-
-
-class StepRecord(Message):
-    """One step of preparing: what ran, how long, and how it ended."""
-
-    name: str
-    line: str = ""
-    seconds: float = 0.0
-    reused: bool = False
-
-
-class SnapshotRecord(Message):
-    """A verified image that slots start from."""
-
-    source: Source
-    image_id: str
-    image_tag: str
-    built_at: float
-    seconds: float
-    size_bytes: int = 0
-    steps: tuple[StepRecord, ...] = ()
-
-
-class Failure(Message):
-    """Why a preparation failed: for ``status``, ``logs`` and the Temporal UI."""
-
-    step: str
-    reason: str
-    tail: str = ""
-    log: str = ""
-    at: float = 0.0
-    permanent: bool = True
-
-
-class SnapshotInput(Message):
-    pool: str
-    config: PoolConfig
-    source: Source
-    base_image: str = ""
-
-
-class SnapshotNews(Message):
-    """A Snapshot workflow's result, sent to its keeper."""
-
-    fingerprint: str
-    record: SnapshotRecord | None = None
-    failure: Failure | None = None
-
-
-# ── containers ───────────────────────────────────────────────────────────────────────────────
+from greenroom.core.lifecycle import EndReason
+from greenroom.core.records import Failure, Lease, Message, MissReason, SavedWork, SnapshotRecord
 
 
 class ContainerInput(Message):
@@ -96,20 +19,6 @@ class ContainerInput(Message):
     container: str
     config: PoolConfig
     snapshot: SnapshotRecord
-
-
-class SavedWork(Message):
-    """What was kept of an ended claim. ``state``: ``clean``, ``saved``, ``discarded``, ``unsaved``.
-
-    ``path`` is a folder on the host; ``files`` the names in it; ``unsaved`` keeps the container.
-    """
-
-    state: Literal["clean", "saved", "discarded", "unsaved"]
-    path: str = ""
-    files: tuple[str, ...] = ()
-    commits: int = 0
-    changed: int = 0
-    detail: str = ""
 
 
 NewsKind = Literal[
@@ -201,20 +110,6 @@ class ArmReply(Message):
     armed: bool
 
 
-# ── claims ───────────────────────────────────────────────────────────────────────────────────
-
-MissReason = Literal[
-    "pool_empty",
-    "stale",
-    "shape_mismatch",
-    "paused",
-    "draining",
-    "breaker_open",
-    "quota",
-    "host_lost",
-]
-
-
 class ClaimRequest(Message):
     """Ask for one container. The same ``claim_id`` with the same request gets the same lease.
 
@@ -232,29 +127,6 @@ class ClaimRequest(Message):
     corpse: str = ""
     corpse_token: int = 0
     save: bool = True
-
-
-class Lease(Message):
-    """A holder's right to one container until ``expires_at``, fenced by ``token``."""
-
-    claim_id: str
-    pool: str
-    holder: str = ""
-    container: str
-    container_workflow: str
-    host: str
-    docker_id: str = ""
-    commit: str
-    fingerprint: str
-    snapshot_age_s: float
-    warm: bool
-    miss_reason: MissReason | None = None
-    waited_s: float
-    granted_at: float
-    expires_at: float
-    token: int
-    armed: bool = False
-    labels: dict[str, str] = Field(default_factory=dict)
 
 
 class Queued(Message):
@@ -294,129 +166,3 @@ class CancelClaim(Message):
 
 class LeaseQuery(Message):
     claim_id: str
-
-
-# ── the pool ─────────────────────────────────────────────────────────────────────────────────
-
-
-class ConfigureRequest(Message):
-    """Update ``configure``: this is the pool file now. ``resume_from_down`` wakes after ``up``."""
-
-    config: PoolConfig
-    resume_from_down: bool = False
-
-
-class ConfigureReply(Message):
-    """``created`` for a new pool; ``changed`` one line per difference."""
-
-    created: bool
-    changed: tuple[str, ...] = ()
-
-
-class ResizeRequest(Message):
-    min: int
-    max: int | None = None
-
-
-class Pushed(Message):
-    """Signal ``pushed``: look at the repository again. ``force`` also forgives failures."""
-
-    commit: str = ""
-    force: bool = False
-
-
-class SuspendRequest(Message):
-    """Update ``suspend``: retire what can be, for ``down`` or ``delete``.
-
-    Refused while claims live, unless ``force`` (their work is saved first).
-    """
-
-    reason: EndReason = EndReason.DOWN
-    force: bool = False
-
-
-class SuspendReply(Message):
-    live_claims: tuple[str, ...] = ()
-    containers: int = 0
-
-
-class SlotView(Message):
-    container: str
-    state: State
-    host: str = ""
-    since: float
-    fingerprint: str
-    commit: str
-    claim_id: str = ""
-    holder: str = ""
-    expires_at: float = 0.0
-    ending: str = ""
-
-
-class Counts(Message):
-    creating: int = 0
-    cloning: int = 0
-    installing: int = 0
-    ready: int = 0
-    claimed: int = 0
-    stale: int = 0
-    retired_total: int = 0
-
-
-class RefreshView(Message):
-    """``state``: ``idle``, ``resolving``, ``building``, ``rolling``, ``failed``."""
-
-    state: str = "idle"
-    commit: str = ""
-    fingerprint: str = ""
-    since: float = 0.0
-    error: Failure | None = None
-    retry_at: float | None = None
-    attempts: int = 0
-
-
-class PoolStatus(Message):
-    """What ``status``, the API, the metrics and the UI's details all show."""
-
-    pool: str
-    repo: str
-    ref: str
-    commit: str
-    fingerprint: str
-    target: int
-    max: int
-    paused: bool
-    suspended: str = ""
-    counts: Counts
-    queue: int
-    containers: tuple[SlotView, ...]
-    hit_rate: float | None
-    cold_rate: float | None
-    claims_warm: int = 0
-    claims_cold: int = 0
-    claims_refused: dict[str, int] = Field(default_factory=dict)
-    misses: dict[str, int] = Field(default_factory=dict)
-    retired: dict[str, int] = Field(default_factory=dict)
-    refresh: RefreshView
-    failure: Failure | None = None
-    failure_streak: int = 0
-    retry_at: float | None = None
-    snapshot: SnapshotRecord | None = None
-    preparation_s: tuple[float, ...] = ()
-    generation: int = 0
-    at: float = 0.0
-
-
-# ── the host ─────────────────────────────────────────────────────────────────────────────────
-
-
-class HostInput(Message):
-    host: str
-    queue: str
-
-
-class Done(Message):
-    """The answer of what has nothing to say but that it is done."""
-
-
-Claimed.model_rebuild()

@@ -5,17 +5,11 @@ from __future__ import annotations
 from greenroom.core import leases
 from greenroom.core.ledger import TIMINGS, Ledger, OutboxEntry, Slot, Streak, bump
 from greenroom.core.lifecycle import PREPARING, EndReason, Event, State
-from greenroom.core.messages import (
-    Ask,
-    ContainerNews,
-    Failure,
-    ReleaseRequest,
-    Retire,
-    SnapshotNews,
-    Source,
-)
+from greenroom.core.messages import Ask, ContainerNews, ReleaseRequest, Retire
 from greenroom.core.names import container_workflow_id, snapshot_workflow_id
 from greenroom.core.plan import backoff
+from greenroom.core.pool_messages import SnapshotNews
+from greenroom.core.records import Failure, Source
 
 CANCELLED_STEP = "cancelled"
 """``Failure.step`` of a build that was stopped on purpose; not a failure of the recipe."""

@@ -10,13 +10,8 @@ from typing import Literal
 
 from greenroom.core.config import PoolConfig
 from greenroom.core.lifecycle import EndReason
-from greenroom.core.messages import (
-    Lease,
-    Message,
-    SnapshotInput,
-    SnapshotRecord,
-    StepRecord,
-)
+from greenroom.core.pool_messages import SnapshotInput
+from greenroom.core.records import Lease, Message, SnapshotRecord, StepRecord
 
 
 class Placement(Message):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from greenroom.core.messages import PoolStatus
+from greenroom.core.pool_messages import PoolStatus
 
 
 def pool_details(status: PoolStatus) -> str:

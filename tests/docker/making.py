@@ -14,7 +14,7 @@ from activities.profiles import new_ident
 from activities.repos import look
 from activities.slotfiles import read_slot
 from greenroom.core.config import PoolConfig
-from greenroom.core.messages import ContainerInput, Lease, SnapshotInput, SnapshotRecord
+from greenroom.core.messages import ContainerInput
 from greenroom.core.orders import (
     BuilderCommit,
     BuilderStep,
@@ -23,6 +23,8 @@ from greenroom.core.orders import (
     TagInput,
     VerifyInput,
 )
+from greenroom.core.pool_messages import SnapshotInput
+from greenroom.core.records import Lease, SnapshotRecord
 
 Made = tuple[Repo, PoolConfig, SnapshotRecord]
 """A repository, a pool of it, and the pool's snapshot."""

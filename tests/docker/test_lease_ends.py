@@ -14,9 +14,9 @@ from activities.saving import save_work
 from activities.slotfiles import read_slot, slot_of_claim
 from greenroom.core.errors import CorpseError, FencedError, UsageError
 from greenroom.core.lifecycle import EndReason
-from greenroom.core.messages import Lease, SavedWork
 from greenroom.core.orders import EndInput, ExtendInput
 from greenroom.core.policy import Phase
+from greenroom.core.records import Lease, SavedWork
 
 pytestmark = pytest.mark.docker
 

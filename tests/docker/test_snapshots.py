@@ -16,9 +16,10 @@ from activities.slotfiles import all_slots, read_slot
 from activities.snapshots import clear_out, find_record
 from greenroom.core.config import PoolConfig
 from greenroom.core.errors import PreparationError, StepTimeoutError
-from greenroom.core.messages import SnapshotInput, StepRecord
 from greenroom.core.names import LABEL_FINGERPRINT, LABEL_INSTALL
 from greenroom.core.orders import BuilderRef, BuilderStep, LookInput
+from greenroom.core.pool_messages import SnapshotInput
+from greenroom.core.records import StepRecord
 
 pytestmark = pytest.mark.docker
 

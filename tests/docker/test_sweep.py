@@ -16,9 +16,10 @@ from activities.slotfiles import all_slots, index_claim, read_slot, write_slot
 from activities.snapshots import find_record
 from activities.sweep import Swept, gather, sweep
 from greenroom.core.config import Limits, PoolConfig
-from greenroom.core.messages import SnapshotInput, SnapshotRecord
 from greenroom.core.names import keeper_id
 from greenroom.core.orders import LookInput
+from greenroom.core.pool_messages import SnapshotInput
+from greenroom.core.records import SnapshotRecord
 
 pytestmark = pytest.mark.docker
 Made = tuple[PoolConfig, SnapshotRecord]

@@ -16,7 +16,8 @@ from activities.orphans import Owner
 from activities.slotfiles import read_slot
 from activities.watch import Watch
 from greenroom.core.errors import TemporalError
-from greenroom.core.messages import Died, HostInput
+from greenroom.core.messages import Died
+from greenroom.core.pool_messages import HostInput
 
 pytestmark = pytest.mark.docker
 HOST = HostInput(host="testhost", queue="q")

@@ -9,15 +9,10 @@ from temporalio import workflow
 with workflow.unsafe.imports_passed_through():
     from activities import options
     from greenroom.core.lifecycle import EndReason
-    from greenroom.core.messages import (
-        ContainerInput,
-        SnapshotInput,
-        SnapshotNews,
-        SnapshotRecord,
-        WaitInput,
-        WaitVerdict,
-    )
+    from greenroom.core.messages import ContainerInput, WaitInput, WaitVerdict
     from greenroom.core.orders import FoundSnapshot
+    from greenroom.core.pool_messages import SnapshotInput, SnapshotNews
+    from greenroom.core.records import SnapshotRecord
     from workflows.container import Container
     from workflows.snapshot import Snapshot
     from workflows.wait import Wait

@@ -28,8 +28,8 @@ from activities.seccomp import restrict
 from activities.worktree import _mark
 from greenroom.core.config import PoolConfig
 from greenroom.core.errors import PreparationError, UsageError
-from greenroom.core.messages import Source
 from greenroom.core.policy import Endpoint
+from greenroom.core.records import Source
 
 DEFAULTS = ("https://index.example/simple", "https://files.example")
 

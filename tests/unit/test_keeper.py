@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from greenroom.core import keeper, leases, news
+from greenroom.core import keeper, leases, news, view
 from greenroom.core.errors import LiveClaimsError
 from greenroom.core.ledger import Build
 from greenroom.core.lifecycle import EndReason, State
-from greenroom.core.messages import ConfigureRequest, Failure, ReleaseRequest, SuspendRequest
+from greenroom.core.messages import ReleaseRequest
 from greenroom.core.plan import AskBuild, AskContainer, BuildSnapshot, Provision, decide
+from greenroom.core.pool_messages import ConfigureRequest, SuspendRequest
+from greenroom.core.records import Failure
 from tests.builders import NOW, make_config, make_ledger, make_request, make_source
 
 
@@ -95,7 +97,7 @@ def test_status_and_plan_count_the_same() -> None:
     old = list(ledger.slots.values())[-1]
     old.fingerprint = "older"
     keeper.enact(ledger, Provision(2), NOW, iter(["K1", "K2"]))
-    shown = keeper.status(ledger, NOW, looking=False)
+    shown = view.status(ledger, NOW, looking=False)
     counted = keeper.plan.counts(keeper.facts(ledger, looking=False))
     assert (shown.counts.ready, shown.counts.claimed) == (counted.ready, counted.claimed)
     assert shown.counts.stale == counted.stale_ready == 1
@@ -108,7 +110,7 @@ def test_a_failure_shows_its_reason_tail_and_next_try() -> None:
     ledger = make_ledger(serving=None)
     failure = Failure(step="install", reason="exit 1", tail="boom", log="/x.log", at=NOW)
     ledger.build_streak = news.failed_again(ledger.build_streak, failure, NOW)
-    shown = keeper.status(ledger, NOW, looking=False)
+    shown = view.status(ledger, NOW, looking=False)
     assert shown.failure == failure
     assert shown.refresh.state == "failed"
     assert shown.retry_at == NOW + 5
@@ -116,7 +118,7 @@ def test_a_failure_shows_its_reason_tail_and_next_try() -> None:
 
 
 def test_a_pool_that_was_never_asked_has_no_rates() -> None:
-    shown = keeper.status(make_ledger(), NOW, looking=True)
+    shown = view.status(make_ledger(), NOW, looking=True)
     assert shown.hit_rate is None
     assert shown.cold_rate is None
     assert shown.refresh.state == "resolving"

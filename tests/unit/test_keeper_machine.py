@@ -16,13 +16,9 @@ from greenroom.core import keeper, leases, news, plan
 from greenroom.core.errors import GreenroomError, LiveClaimsError, NoContainerError
 from greenroom.core.ledger import BUDGET_BYTES, Ledger
 from greenroom.core.lifecycle import EndReason, State
-from greenroom.core.messages import (
-    ClaimRequest,
-    ConfigureRequest,
-    Lease,
-    ReleaseRequest,
-    SuspendRequest,
-)
+from greenroom.core.messages import ClaimRequest, ReleaseRequest
+from greenroom.core.pool_messages import ConfigureRequest, SuspendRequest
+from greenroom.core.records import Lease
 from tests.builders import NOW, make_config
 from tests.world import ContainerFlow, World, answer_of
 

@@ -16,7 +16,9 @@ from greenroom.core.errors import (
 )
 from greenroom.core.ledger import Ledger
 from greenroom.core.lifecycle import EndReason, State
-from greenroom.core.messages import CancelClaim, ClaimRequest, Lease, ReleaseRequest, SuspendRequest
+from greenroom.core.messages import CancelClaim, ClaimRequest, ReleaseRequest
+from greenroom.core.pool_messages import SuspendRequest
+from greenroom.core.records import Lease
 from tests.builders import NOW, add_ready, make_config, make_ledger, make_news, make_request
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from greenroom.core.messages import Counts, PoolStatus, RefreshView
+from greenroom.core.pool_messages import Counts, PoolStatus, RefreshView
 from greenroom.metrics import METRICS, Metrics, new_timings
 
 

@@ -9,9 +9,11 @@ import pytest
 from greenroom.core import keeper, leases, news, plan
 from greenroom.core.ledger import Build, Ledger, OutboxEntry
 from greenroom.core.lifecycle import EndReason, State
-from greenroom.core.messages import Failure, Lease, NewsKind, SnapshotNews
+from greenroom.core.messages import NewsKind
 from greenroom.core.names import container_workflow_id, snapshot_workflow_id, wait_workflow_id
 from greenroom.core.plan import STREAK_LIMIT, BuildSnapshot, Provision
+from greenroom.core.pool_messages import SnapshotNews
+from greenroom.core.records import Failure, Lease
 from tests.builders import (
     NOW,
     make_config,

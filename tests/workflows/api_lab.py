@@ -19,10 +19,10 @@ from greenroom.api.listening import listening, server_config
 from greenroom.api.state import ApiState, PersonalParts
 from greenroom.client import PoolClient
 from greenroom.core.errors import CorpseError, GreenroomError
-from greenroom.core.messages import Lease
 from greenroom.core.names import container_workflow_id
 from greenroom.core.paths import StatePaths
 from greenroom.core.policy import Phase
+from greenroom.core.records import Lease
 from greenroom.core.slotfile import HostLease, SlotRecord
 from greenroom.metrics import Metrics
 from greenroom.services.settings import Decisions, Settings

@@ -9,16 +9,7 @@ from dataclasses import dataclass, field
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from greenroom.core.messages import (
-    ContainerInput,
-    Done,
-    ExtendReply,
-    SavedWork,
-    SnapshotInput,
-    SnapshotRecord,
-    Source,
-    StepRecord,
-)
+from greenroom.core.messages import ContainerInput, ExtendReply
 from greenroom.core.orders import (
     ArmedLease,
     ArmInput,
@@ -38,6 +29,8 @@ from greenroom.core.orders import (
     VerifiedImage,
     VerifyInput,
 )
+from greenroom.core.pool_messages import SnapshotInput
+from greenroom.core.records import Done, SavedWork, SnapshotRecord, Source, StepRecord
 
 
 @dataclass

@@ -21,20 +21,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from greenroom.core.config import PoolConfig
 from greenroom.core.ledger import KeeperInput
-from greenroom.core.messages import (
-    ClaimReply,
-    ClaimRequest,
-    ConfigureReply,
-    ConfigureRequest,
-    Died,
-    Lease,
-    PoolStatus,
-    Pushed,
-    ReleaseRequest,
-    SuspendReply,
-    SuspendRequest,
-    WaitVerdict,
-)
+from greenroom.core.messages import ClaimReply, ClaimRequest, Died, ReleaseRequest, WaitVerdict
 from greenroom.core.names import (
     WORKFLOW_QUEUE,
     container_workflow_id,
@@ -42,6 +29,15 @@ from greenroom.core.names import (
     keeper_id,
     wait_workflow_id,
 )
+from greenroom.core.pool_messages import (
+    ConfigureReply,
+    ConfigureRequest,
+    PoolStatus,
+    Pushed,
+    SuspendReply,
+    SuspendRequest,
+)
+from greenroom.core.records import Lease
 from tests.workflows.fake_host import FakeHost
 from tests.workflows.workers import Workers
 from workflows.container import Container

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from greenroom.core.lifecycle import EndReason
-from greenroom.core.messages import Died, Lease
+from greenroom.core.messages import Died
+from greenroom.core.records import Lease
 from tests.workflows.pools import Pool, refused
 from workflows.container import Container
 

@@ -9,14 +9,9 @@ from temporalio.client import WorkflowUpdateStage
 from temporalio.exceptions import ApplicationError
 
 from greenroom.core.lifecycle import EndReason
-from greenroom.core.messages import (
-    ArmRequest,
-    ExtendRequest,
-    Lease,
-    PoolStatus,
-    ReleaseReply,
-    ReleaseRequest,
-)
+from greenroom.core.messages import ArmRequest, ExtendRequest, ReleaseReply, ReleaseRequest
+from greenroom.core.pool_messages import PoolStatus
+from greenroom.core.records import Lease
 from tests.workflows.pools import Pool, refused
 from workflows.container import Container
 from workflows.pool import PoolKeeper

@@ -9,19 +9,10 @@ from temporalio.api.enums.v1 import EventType
 from temporalio.exceptions import ApplicationError
 
 from greenroom.core.ledger import KeeperInput, Ledger
-from greenroom.core.messages import (
-    Claimed,
-    ClaimRequest,
-    ConfigureRequest,
-    ContainerInput,
-    Lease,
-    Pushed,
-    ResizeRequest,
-    SuspendRequest,
-    WaitInput,
-    WaitVerdict,
-)
+from greenroom.core.messages import Claimed, ClaimRequest, ContainerInput, WaitInput, WaitVerdict
 from greenroom.core.names import WORKFLOW_QUEUE
+from greenroom.core.pool_messages import ConfigureRequest, Pushed, ResizeRequest, SuspendRequest
+from greenroom.core.records import Lease
 from tests.workflows.pools import Pool
 from workflows.pool import PoolKeeper
 

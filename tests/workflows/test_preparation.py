@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 from temporalio.exceptions import ApplicationError
 
-from greenroom.core.messages import Ask, SnapshotInput, Source
+from greenroom.core.messages import Ask
 from greenroom.core.names import WORKFLOW_QUEUE, snapshot_workflow_id
+from greenroom.core.pool_messages import SnapshotInput
+from greenroom.core.records import Source
 from tests.workflows.pools import Pool, refused
 from workflows.snapshot import Snapshot
 

@@ -6,13 +6,8 @@ import pytest
 from temporalio.client import WorkflowExecutionStatus
 
 from greenroom.core.lifecycle import EndReason
-from greenroom.core.messages import (
-    CancelClaim,
-    ConfigureReply,
-    ContainerNews,
-    PoolStatus,
-    ResizeRequest,
-)
+from greenroom.core.messages import CancelClaim, ContainerNews
+from greenroom.core.pool_messages import ConfigureReply, PoolStatus, ResizeRequest
 from tests.workflows.pools import Pool, refused
 from workflows.pool import PoolKeeper
 
