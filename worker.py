@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 import sys
@@ -13,8 +12,9 @@ from datetime import timedelta
 
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
-from temporalio.worker import Worker
+from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
+from activities.boundary import defined_by
 from activities.containers import Containers
 from activities.context import find_namespace_id, open_context
 from activities.images import Images
@@ -41,7 +41,6 @@ def main(part: str = "all") -> None:
 
     In two processes a claim, a workflow's business, waits for no activity's Python.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     asyncio.run(serve(load_settings(os.environ), part))
 
 
@@ -53,7 +52,10 @@ async def serve(settings: Settings, part: str) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     async with AsyncExitStack() as running:
         if part != "activities":
-            flows = Worker(client, task_queue=WORKFLOW_QUEUE, workflows=WORKFLOWS)
+            flows = Worker(
+                client, task_queue=WORKFLOW_QUEUE, workflows=WORKFLOWS,
+                workflow_runner=UnsandboxedWorkflowRunner(),  # docs/decisions/0006
+            )  # fmt: skip
             await running.enter_async_context(flows)
         if part != "workflows":
             await serve_activities(settings, client, running)
@@ -65,9 +67,7 @@ async def serve(settings: Settings, part: str) -> None:
 async def serve_activities(settings: Settings, client: Client, running: AsyncExitStack) -> None:
     """Poll the queue of all hosts and this host's own, and see that the host is watched."""
     ctx = open_context(settings, await find_namespace_id(client), client)
-    made = [kind(ctx) for kind in ACTIVITIES]
-    methods = [getattr(holder, name) for holder in made for name in dir(holder)]
-    hands = [method for method in methods if hasattr(method, "__temporal_activity_definition")]
+    hands = [hand for kind in ACTIVITIES for hand in defined_by(kind(ctx))]
     own = host_queue(settings.host)
     for queue in (place_queue(), own):
         threads = running.enter_context(ThreadPoolExecutor(AT_ONCE))

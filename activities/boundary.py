@@ -23,6 +23,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 _BEAT_S = 3.0
 
 
+def defined_by(holder: object) -> list[Callable[..., Any]]:
+    """The methods of an object that are activities."""
+    methods = [getattr(holder, name) for name in dir(holder)]
+    return [method for method in methods if hasattr(method, "__temporal_activity_definition")]
+
+
 def boundary(function: F) -> F:
     """Turn GreenroomErrors into ApplicationErrors: type, message, details, retryable or not."""
     if inspect.iscoroutinefunction(function):

@@ -5,10 +5,12 @@ This workflow owns the lease of its container: it alone ends it, and the keeper 
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 from datetime import timedelta
 
 from temporalio import workflow
+from temporalio.common import SearchAttributeUpdate
 from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
@@ -34,10 +36,13 @@ with workflow.unsafe.imports_passed_through():
     from greenroom.core.records import Failure, Lease, SavedWork
     from workflows import failures
     from workflows.on_host import OnHost
-    from workflows.outbox import CLAIM, COMMIT, HOST, STATE
+    from workflows.outbox import CLAIM, HOST, STATE
 
 UNSAVED_KEPT = timedelta(hours=24)
 """How long a stopped container stays whose work could not be saved."""
+
+SEEN = timedelta(seconds=1)
+"""A step of preparing that takes longer is told to the keeper while it goes on."""
 
 GRANT_PATIENCE = timedelta(seconds=10)
 """How long a holder's Update waits for the keeper's ``claimed`` before it is a stranger's."""
@@ -66,6 +71,7 @@ class Container:
         self._asked = False
         self._extending = 0
         self._early_release: ReleaseRequest | None = None
+        self._telling: set[asyncio.Task[None]] = set()
 
     @workflow.run
     async def run(self, start: ContainerInput) -> str:
@@ -73,7 +79,11 @@ class Container:
             await self._serve()
         reason = self._end or EndReason.LOST
         await self._finish(reason)
-        await workflow.wait_condition(workflow.all_handlers_finished)
+        await workflow.wait_condition(
+            lambda: workflow.all_handlers_finished() and not self._telling
+        )
+        # With the command that closes the workflow, so that it costs no task of its own.
+        workflow.upsert_search_attributes(self._attributes(State.RETIRED))
         return str(reason)
 
     # ── preparing ────────────────────────────────────────────────────────────────────────────
@@ -86,16 +96,15 @@ class Container:
                 if self._end is not None:
                     return False
                 await self._interruptible(name, limit)
-                reached: NewsKind = "cloned" if name == "clone_in" else "installed"
                 self._state = State.INSTALLING if name == "clone_in" else State.READY
-                if self._end is None:
-                    await self._tell(reached)
         except ActivityError as error:
             if self._end is None:
                 self._failure = failures.from_activity(error, self._state, self._now())
                 self._end = EndReason.FAILED
             return False
-        workflow.upsert_search_attributes([STATE.value_set(State.READY)])
+        if self._end is None:
+            self._tell_soon("installed")
+            workflow.upsert_search_attributes(self._attributes(State.READY))
         return self._end is None
 
     def _steps(self) -> tuple[tuple[str, float], ...]:
@@ -107,20 +116,22 @@ class Container:
 
     async def _create(self) -> None:
         self._host = (await self._on_host.place()).host
-        workflow.upsert_search_attributes(
-            [
-                HOST.value_set(self._host),
-                COMMIT.value_set(self._start.snapshot.source.commit),
-            ]
-        )
         self._docker_id = (await self._on_host.create()).docker_id
         self._state = State.CLONING
-        await self._tell("created")
 
     async def _interruptible(self, name: str, limit: float) -> None:
-        """Run one step; being ended cancels it. Raises ActivityError."""
+        """Run one step; being ended cancels it. Raises ActivityError.
+
+        The keeper hears of a step that takes long enough to be seen: two Signals less for each
+        container whose snapshot is up to date.
+        """
         step = self._on_host.begin(name, limit)
-        await workflow.wait_condition(lambda: step.done() or self._end is not None)
+        over = lambda: step.done() or self._end is not None  # noqa: E731
+        try:
+            await workflow.wait_condition(over, timeout=SEEN, timeout_summary=f"a long {name}")
+        except TimeoutError:
+            self._tell_soon("created" if self._state is State.CLONING else "cloned")
+            await workflow.wait_condition(over)
         if not step.done():
             step.cancel()
         await step
@@ -207,9 +218,9 @@ class Container:
         if self._saved is None or self._saved.state != "unsaved":
             await self._on_host.remove()
         self._state = State.RETIRED
-        workflow.upsert_search_attributes([STATE.value_set(State.RETIRED)])
         await self._tell("retired", reason)
         if self._saved is not None and self._saved.state == "unsaved":
+            workflow.upsert_search_attributes(self._attributes(State.RETIRED))
             await workflow.sleep(UNSAVED_KEPT, summary="kept for its unsaved work")
             await self._on_host.remove()
 
@@ -376,6 +387,15 @@ class Container:
             workflow.logger.warning("keeper not told of %s: %s", kind, error.message)
             if lease is None and self._end is None:
                 self._end = EndReason.LOST
+
+    def _tell_soon(self, kind: NewsKind) -> None:
+        """Send news while the next step goes on; ``seq`` keeps their order."""
+        task = asyncio.create_task(self._tell(kind))
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
+
+    def _attributes(self, state: State) -> list[SearchAttributeUpdate]:  # type: ignore[type-arg]
+        return [STATE.value_set(state), HOST.value_set(self._host)]
 
     def _now(self) -> float:
         return workflow.now().timestamp()

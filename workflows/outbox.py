@@ -107,9 +107,16 @@ async def _start(pool: str, entry: OutboxEntry) -> None:
             if once
             else WorkflowIDReusePolicy.ALLOW_DUPLICATE
         ),
-        search_attributes=TypedSearchAttributes([SearchAttributePair(POOL, pool)]),
+        search_attributes=_found_by(pool, entry),
         static_summary=f"{entry.name} of pool {pool}",
     )
+
+
+def _found_by(pool: str, entry: OutboxEntry) -> TypedSearchAttributes:
+    """What a child is found by from its start on, so that it need not say so itself."""
+    source = entry.payload.get("source") or entry.payload.get("snapshot", {}).get("source") or {}
+    known = [(POOL, pool), (COMMIT, source.get("commit")), (FINGERPRINT, source.get("fingerprint"))]
+    return TypedSearchAttributes([SearchAttributePair(key, value) for key, value in known if value])
 
 
 def pool_attributes(pool: str) -> list[SearchAttributeUpdate]:  # type: ignore[type-arg]

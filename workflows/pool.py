@@ -90,7 +90,7 @@ class PoolKeeper:
                 keeper.enact(self._ledger, action, now, self._new_ids())
             decision = plan.decide(keeper.facts(self._ledger, looking=self._looking), now)
         self._sender.pump()
-        status = view.status(self._ledger, now, looking=self._looking)
+        status = view.status(self._ledger, now, looking=self._looking, with_containers=False)
         workflow.set_current_details(outline.pool_details(status))
         return decision.wake_at
 

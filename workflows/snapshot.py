@@ -29,7 +29,6 @@ with workflow.unsafe.imports_passed_through():
     from greenroom.core.pool_messages import SnapshotInput, SnapshotNews
     from greenroom.core.records import Done, Failure, Message, SnapshotRecord, StepRecord
     from workflows import failures
-    from workflows.outbox import COMMIT, FINGERPRINT
 
 T = TypeVar("T", bound=Message)
 
@@ -53,9 +52,6 @@ class Snapshot:
     @workflow.run
     async def run(self, start: SnapshotInput) -> SnapshotNews:
         source = start.source
-        workflow.upsert_search_attributes(
-            [COMMIT.value_set(source.commit), FINGERPRINT.value_set(source.fingerprint)]
-        )
         news = SnapshotNews(fingerprint=source.fingerprint)
         try:
             self._work = asyncio.create_task(self._build())

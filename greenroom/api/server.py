@@ -20,6 +20,7 @@ from greenroom.api.listening import listening, server_config
 from greenroom.api.state import ApiState
 from greenroom.client import SAFE_IN_FLIGHT, PoolClient
 from greenroom.metrics import Metrics
+from greenroom.services.logs import log_to_stderr
 from greenroom.services.settings import Settings, load_settings
 from greenroom.services.temporal_server import connect_config
 
@@ -30,7 +31,7 @@ _LIFTED_IN_FLIGHT = 64
 
 def main(environ: Mapping[str, str] | None = None) -> None:
     """Serve until SIGTERM. Raises UsageError when there is no install."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    log_to_stderr()
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     where = os.environ if environ is None else environ
     asyncio.run(serve(load_settings(where), where))

@@ -7,6 +7,7 @@ import os
 import click
 
 import worker
+from greenroom.services.logs import log_to_stderr
 
 _NICENESS = 5
 """Preparing containers yields to claims, whose workflows run in the other process."""
@@ -23,6 +24,7 @@ _NICENESS = 5
 )
 def command(part: str) -> None:
     """Serve as the Temporal worker of this host."""
+    log_to_stderr()
     if part == "activities":
         os.nice(_NICENESS)
     worker.main(part)

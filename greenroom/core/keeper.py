@@ -27,7 +27,7 @@ CREATE_PATIENCE_S = 180.0
 
 def facts(ledger: Ledger, *, looking: bool) -> plan.PoolSnapshot:
     """The frozen facts that ``plan.decide`` rests on."""
-    build, config = ledger.build, ledger.config
+    build, config, fresh = ledger.build, ledger.config, ledger.fresh_kind()
     lines = len(config.system) + len(config.build) + len(config.install or ()) + 4
     patience = lines * max(config.timeouts.install, config.timeouts.build) + END_PATIENCE_S
     return plan.PoolSnapshot(
@@ -45,7 +45,7 @@ def facts(ledger: Ledger, *, looking: bool) -> plan.PoolSnapshot:
         build_asked_at=build.asked_at if build else 0.0,
         build_streak=_streak(ledger.build_streak),
         slot_streak=_streak(ledger.slot_streak),
-        slots=tuple(_slot_facts(ledger, slot) for slot in ledger.slots.values()),
+        slots=tuple(_slot_facts(ledger, slot, fresh) for slot in ledger.slots.values()),
     )
 
 
@@ -53,7 +53,7 @@ def _streak(streak: Streak) -> plan.StreakFacts:
     return plan.StreakFacts(streak.count, streak.retry_at)
 
 
-def _slot_facts(ledger: Ledger, slot: Slot) -> plan.SlotFacts:
+def _slot_facts(ledger: Ledger, slot: Slot, fresh: tuple[str, str] | None) -> plan.SlotFacts:
     timeouts = ledger.config.timeouts
     deadline: float | None = None
     if slot.ending is not None:
@@ -66,7 +66,7 @@ def _slot_facts(ledger: Ledger, slot: Slot) -> plan.SlotFacts:
         container=slot.container,
         state=slot.state,
         since=slot.since,
-        fresh=ledger.is_fresh(slot),
+        fresh=slot.kind == fresh,
         ending=slot.ending is not None,
         deadline=deadline,
         asked_at=slot.asked_at,

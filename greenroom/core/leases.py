@@ -107,8 +107,9 @@ def claim_with_wait(ledger: Ledger, request: ClaimRequest, now: float) -> None:
 
 def choose(ledger: Ledger) -> Slot | None:
     """The ready container that a claim gets: fresh before stale, then the longest ready."""
+    fresh = ledger.fresh_kind()
     ready = [s for s in ledger.slots.values() if s.state is State.READY and s.ending is None]
-    return min(ready, key=lambda s: (not ledger.is_fresh(s), s.since, s.container), default=None)
+    return min(ready, key=lambda s: (s.kind != fresh, s.since, s.container), default=None)
 
 
 def grant_waiting(ledger: Ledger, now: float) -> None:

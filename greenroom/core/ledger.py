@@ -47,6 +47,11 @@ class Slot(BaseModel):
     seen_seq: int = 0
     sent_seq: int = 0
 
+    @property
+    def kind(self) -> tuple[str, str]:
+        """What it was made from, and what its creation fixed."""
+        return self.fingerprint, self.shape
+
     def advance(self, event: Event, now: float) -> None:
         """Apply one lifecycle event; an illegal one raises and changes nothing."""
         self.state = next_state(self.state, event)
@@ -163,14 +168,13 @@ class Ledger(BaseModel):
         text = self.config.model_dump_json(include=fixed)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
+    def fresh_kind(self) -> tuple[str, str] | None:
+        """The ``Slot.kind`` of what would be made now; None when nothing can be made."""
+        return (self.serving.source.fingerprint, self.shape()) if self.serving else None
+
     def is_fresh(self, slot: Slot) -> bool:
-        """Whether a slot is what would be made now."""
-        serving = self.serving
-        return (
-            serving is not None
-            and slot.fingerprint == serving.source.fingerprint
-            and slot.shape == self.shape()
-        )
+        """Whether a slot is what would be made now. For many slots ask ``fresh_kind`` once."""
+        return slot.kind == self.fresh_kind()
 
     def slot_of(self, claim_id: str) -> Slot | None:
         """The live slot that holds this claim's lease."""

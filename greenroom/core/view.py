@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from greenroom.core import plan
 from greenroom.core.ledger import Ledger, Slot
 from greenroom.core.lifecycle import State
@@ -10,24 +12,24 @@ from greenroom.core.pool_messages import Counts, PoolStatus, RefreshView, SlotVi
 
 def tally(ledger: Ledger) -> Counts:
     """Containers by state; ``stale`` are those ready that a fresh one will replace."""
-    by_state = dict.fromkeys(State, 0)
-    stale = 0
-    for slot in ledger.slots.values():
-        by_state[slot.state] += 1
-        stale += slot.state is State.READY and slot.ending is None and not ledger.is_fresh(slot)
+    by_state = Counter(slot.state for slot in ledger.slots.values())
+    fresh = ledger.fresh_kind()
+    ready = [s for s in ledger.slots.values() if s.state is State.READY and s.ending is None]
     return Counts(
         creating=by_state[State.CREATING],
         cloning=by_state[State.CLONING],
         installing=by_state[State.INSTALLING],
-        ready=sum(s.state is State.READY and s.ending is None for s in ledger.slots.values()),
+        ready=len(ready),
         claimed=by_state[State.CLAIMED],
-        stale=stale,
+        stale=sum(slot.kind != fresh for slot in ready),
         retired_total=sum(ledger.counters.retired.values()),
     )
 
 
-def status(ledger: Ledger, now: float, *, looking: bool) -> PoolStatus:
-    """What people and programs see of the pool."""
+def status(
+    ledger: Ledger, now: float, *, looking: bool, with_containers: bool = True
+) -> PoolStatus:
+    """What people and programs see of the pool; without its containers it is quick to make."""
     config, serving, totals = ledger.config, ledger.serving, ledger.counters
     misses = sum(totals.misses.values())
     asked = totals.warm + misses
@@ -43,7 +45,7 @@ def status(ledger: Ledger, now: float, *, looking: bool) -> PoolStatus:
         suspended=str(ledger.suspended or ""),
         counts=tally(ledger),
         queue=len(ledger.queue),
-        containers=tuple(_slot_view(slot) for slot in ledger.slots.values()),
+        containers=tuple(map(_slot_view, ledger.slots.values())) if with_containers else (),
         hit_rate=totals.warm / asked if asked else None,
         cold_rate=misses / asked if asked else None,
         claims_warm=totals.warm,
@@ -80,7 +82,8 @@ def _slot_view(slot: Slot) -> SlotView:
 
 def _refresh_view(ledger: Ledger, *, looking: bool) -> RefreshView:
     wanted, build, streak = ledger.wanted, ledger.build, ledger.build_streak
-    rolling = any(s.state is State.READY and not ledger.is_fresh(s) for s in ledger.slots.values())
+    fresh = ledger.fresh_kind()
+    rolling = any(s.state is State.READY and s.kind != fresh for s in ledger.slots.values())
     state = (
         "resolving"
         if looking
