@@ -21,6 +21,8 @@ with workflow.unsafe.imports_passed_through():
     from greenroom.core.lifecycle import EndReason
     from greenroom.core.messages import (
         CancelClaim,
+        ClaimBatch,
+        ClaimBatchReply,
         ClaimReply,
         ClaimRequest,
         ContainerNews,
@@ -189,6 +191,17 @@ class PoolKeeper:
     def _check_claim(self, request: ClaimRequest) -> None:
         self._refuse_while_draining()
         self._refusing(lambda: leases.check_request(self._ledger, request))
+
+    @workflow.update(name="claims")
+    def claims(self, batch: ClaimBatch) -> ClaimBatchReply:
+        """Several callers' claims, each with an answer of its own; in the order they stand."""
+        self._updates += 1
+        answer_all = lambda now: leases.claim_each(self._ledger, batch, now)  # noqa: E731
+        return self._apply(answer_all)
+
+    @claims.validator
+    def _check_claims(self, batch: ClaimBatch) -> None:
+        self._refuse_while_draining()
 
     @workflow.signal(name="claim")
     def claim_by_signal(self, request: ClaimRequest) -> None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel
@@ -24,22 +25,23 @@ from temporalio.common import QueryRejectCondition, WorkflowIDConflictPolicy
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.service import RPCError, RPCStatusCode
 
+from greenroom.client.coalesce import Answer, Coalescer
 from greenroom.client.retries import PAUSE_FIRST_S, WorkflowGoneError, patiently, wait_failed
 from greenroom.core.config import PoolConfig
-from greenroom.core.errors import (
-    NotFoundError,
-    TemporalError,
-)
+from greenroom.core.errors import GreenroomError, NotFoundError, TemporalError, from_code
 from greenroom.core.ledger import KeeperInput
 from greenroom.core.messages import (
     ArmReply,
     ArmRequest,
     CancelClaim,
+    ClaimBatch,
+    ClaimBatchReply,
     ClaimReply,
     ClaimRequest,
     ExtendReply,
     ExtendRequest,
     LeaseQuery,
+    Refusal,
     ReleaseReply,
     ReleaseRequest,
     WaitVerdict,
@@ -87,20 +89,39 @@ async def connect(address: str, namespace: str) -> Client:
 
 
 class PoolClient:
-    """One object per process. ``in_flight`` bounds the Updates at once over all keepers."""
+    """One object per process. ``in_flight`` bounds the Updates at once over all keepers.
 
-    def __init__(self, temporal: Client, *, in_flight: int = SAFE_IN_FLIGHT) -> None:
+    ``answer_s``: how long a claim's answer may take before Temporal counts as unreachable.
+    """
+
+    def __init__(
+        self, temporal: Client, *, in_flight: int = SAFE_IN_FLIGHT, answer_s: float = ANSWER_S
+    ) -> None:
         self.temporal = temporal
+        self._answer_s = answer_s
         self._room = asyncio.Semaphore(in_flight)
+        self._claims: dict[str, Coalescer] = {}
 
     # ── claims ───────────────────────────────────────────────────────────────────────────────
 
-    async def claim(
-        self, pool: str, request: ClaimRequest, *, within_s: float = ANSWER_S
-    ) -> ClaimReply:
-        """One keeper Update: granted, or queued. Raises any error of ``core.leases.claim``."""
+    async def claim(self, pool: str, request: ClaimRequest) -> ClaimReply:
+        """Granted, or queued. Raises any error of ``core.leases.claim``.
+
+        One keeper Update, which claims that come at the same time share (``client.coalesce``).
+        """
+        if pool not in self._claims:
+            self._claims[pool] = Coalescer(partial(self._claim_each, pool))
+        return await self._claims[pool].claim(request)
+
+    async def _claim_each(self, pool: str, requests: Sequence[ClaimRequest]) -> Sequence[Answer]:
         async with self._keeper(pool) as keeper:
-            return await self._update(keeper, "claim", request, ClaimReply, within_s)
+            if len(requests) == 1:
+                return [
+                    await self._update(keeper, "claim", requests[0], ClaimReply, self._answer_s)
+                ]
+            batch = ClaimBatch(requests=tuple(requests))
+            told = await self._update(keeper, "claims", batch, ClaimBatchReply, self._answer_s)
+            return [answer.reply or _refused(answer.refusal) for answer in told.answers]
 
     async def verdict(self, pool: str, claim_id: str, *, within_s: float) -> WaitVerdict:
         """What became of a queued claim; waits for it. Raises NotFoundError when cancelled.
@@ -292,6 +313,11 @@ class PoolClient:
     ) -> None:
         arguments = [] if message is None else [message]
         await patiently(lambda: handle.signal(name, args=arguments), ANSWER_S)
+
+
+def _refused(refusal: Refusal | None) -> GreenroomError:
+    told = refusal or Refusal(code="internal", message="the keeper gave no answer")
+    return from_code(told.code, told.message, told.details)
 
 
 async def ensure_watch(client: Client, host: str) -> None:

@@ -22,10 +22,14 @@ from greenroom.core.ledger import Ledger, Slot, Waiting, bump
 from greenroom.core.lifecycle import EndReason, Event, State
 from greenroom.core.messages import (
     CancelClaim,
+    ClaimAnswer,
+    ClaimBatch,
+    ClaimBatchReply,
     Claimed,
     ClaimReply,
     ClaimRequest,
     Queued,
+    Refusal,
     ReleaseRequest,
     Retire,
     WaitInput,
@@ -89,6 +93,19 @@ def claim(ledger: Ledger, request: ClaimRequest, now: float) -> ClaimReply:
         )
         return ClaimReply(outcome="granted", lease=lease)
     return _miss(ledger, request, now)
+
+
+def claim_each(ledger: Ledger, batch: ClaimBatch, now: float) -> ClaimBatchReply:
+    """Answer each claim by itself: one that is refused does not touch the others."""
+    return ClaimBatchReply(answers=tuple(_answer(ledger, one, now) for one in batch.requests))
+
+
+def _answer(ledger: Ledger, request: ClaimRequest, now: float) -> ClaimAnswer:
+    try:
+        return ClaimAnswer(reply=claim(ledger, request, now))
+    except GreenroomError as error:
+        refusal = Refusal(code=error.code, message=error.message, details=error.details)
+        return ClaimAnswer(refusal=refusal)
 
 
 def claim_with_wait(ledger: Ledger, request: ClaimRequest, now: float) -> None:

@@ -144,6 +144,33 @@ class ClaimReply(Message):
     queued: Queued | None = None
 
 
+class ClaimBatch(Message):
+    """Update ``claims``: several callers' claims at once."""
+
+    requests: tuple[ClaimRequest, ...]
+
+
+class Refusal(Message):
+    """Why one claim of a batch got no reply: an error by its ``code`` (``core.errors``)."""
+
+    code: str
+    message: str
+    details: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
+
+
+class ClaimAnswer(Message):
+    """The answer to one claim of a batch: exactly one of the two is there."""
+
+    reply: ClaimReply | None = None
+    refusal: Refusal | None = None
+
+
+class ClaimBatchReply(Message):
+    """``answers`` stand in the order of the requests."""
+
+    answers: tuple[ClaimAnswer, ...]
+
+
 class WaitInput(Message):
     pool: str
     request: ClaimRequest

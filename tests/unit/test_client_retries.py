@@ -76,8 +76,8 @@ REQUEST = ClaimRequest(claim_id="c1")
 
 
 async def claim(temporal: FakeTemporal, within_s: float = 5.0) -> ClaimReply:
-    client = PoolClient(temporal)  # type: ignore[arg-type]
-    return await client.claim("api", REQUEST, within_s=within_s)
+    client = PoolClient(temporal, answer_s=within_s)  # type: ignore[arg-type]
+    return await client.claim("api", REQUEST)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ async def test_the_total_time_is_the_clients_own() -> None:
 async def test_updates_at_once_are_bounded() -> None:
     running, most, go, full = 0, 0, asyncio.Event(), asyncio.Event()
 
-    async def slow() -> ClaimReply:
+    async def slow() -> ExtendReply:
         nonlocal running, most
         running += 1
         most = max(most, running)
@@ -154,11 +154,13 @@ async def test_updates_at_once_are_bounded() -> None:
             full.set()
         await go.wait()
         running -= 1
-        return REPLY
+        return ExtendReply(expires_at=1.0)
 
     client = PoolClient(FakeTemporal(slow), in_flight=3)  # type: ignore[arg-type]
-    claims = [asyncio.ensure_future(client.claim("api", REQUEST)) for _ in range(10)]
-    await full.wait()
+    wanted = ExtendRequest(token=1, ttl_s=60)
+    asked = [asyncio.ensure_future(client.extend("container", wanted)) for _ in range(10)]
+    async with asyncio.timeout(30):
+        await full.wait()
     go.set()
-    await asyncio.gather(*claims)
+    await asyncio.gather(*asked)
     assert most == 3
