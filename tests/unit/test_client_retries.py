@@ -26,7 +26,13 @@ from greenroom.core.errors import (
     NotFoundError,
     TemporalError,
 )
-from greenroom.core.messages import ClaimReply, ClaimRequest, Queued
+from greenroom.core.messages import (
+    ClaimReply,
+    ClaimRequest,
+    ExtendReply,
+    ExtendRequest,
+    Queued,
+)
 
 REPLY = ClaimReply(
     outcome="queued",
