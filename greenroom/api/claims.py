@@ -308,6 +308,8 @@ def saved_work(state: ApiState, claim_id: str = "") -> list[dict[str, Any]]:
         except FileNotFoundError:
             continue  # collected at this moment
         folder = record.parent
+        if not state.grant.sees(folder.parent.name):
+            continue
         found.append(
             {**told, "pool": folder.parent.name, "claim_id": folder.name, "saved_at": saved_at}
         )

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import socket
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import Any
 import uvicorn
 
 from greenroom.api.app import make_app
-from greenroom.api.listening import listening, server_config
+from greenroom.api.listening import listening, local_config
 from greenroom.api.state import ApiState, PersonalParts
 from greenroom.client import PoolClient
 from greenroom.core.errors import CorpseError, GreenroomError
@@ -40,6 +41,7 @@ class FakeHostSide:
     """How many of the next containers to arm are dead."""
     trouble: GreenroomError | None = None
     """What arming raises."""
+    gate_trouble: str = ""
 
     def arm(self, lease: Lease, personal: PersonalParts) -> None:
         if self.dying:
@@ -80,6 +82,12 @@ class FakeHostSide:
 
     def environment(self, slot: SlotRecord) -> dict[str, str]:
         return {}
+
+    def connect_socket(self, slot: SlotRecord) -> socket.socket:
+        return socket.socket()
+
+    def check(self) -> dict[str, str]:
+        return {"docker": "", "gate": self.gate_trouble}
 
 
 @dataclass
@@ -129,7 +137,7 @@ async def serving(pool: Pool, root: Path) -> AsyncIterator[ApiLab]:
     host = FakeHostSide()
     settings = Settings(paths, "0" * 16, "fake", Decisions())
     state = ApiState(settings, PoolClient(pool.client), host, Metrics())
-    server = uvicorn.Server(server_config(make_app(state)))
+    server = uvicorn.Server(local_config(make_app(state)))
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]  # pytest's own
     with listening(paths.api_socket) as listener:
         serve = asyncio.create_task(server.serve(sockets=[listener]))
