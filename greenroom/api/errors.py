@@ -13,14 +13,12 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from greenroom.core.errors import (
     GreenroomError,
     NotFoundError,
     RateLimitError,
-    SlowRequestError,
-    TooLargeError,
     UnauthorizedError,
     UsageError,
     WrongMethodError,
@@ -28,7 +26,9 @@ from greenroom.core.errors import (
 
 REQUEST_ID = "greenroom.request_id"
 GRANT = "greenroom.grant"
-"""Keys of a connection's scope. Without a grant the caller came over the Unix socket."""
+TEMPLATE = "greenroom.template"
+"""Keys of a connection's scope. Without a grant the caller came over the Unix socket; the template
+is the path's in ``access.RULES``."""
 _log = logging.getLogger("greenroom.api")
 
 
@@ -68,24 +68,15 @@ def answer(error: GreenroomError, scope: Scope) -> JSONResponse:
         headers["Retry-After"] = str(math.ceil(float(error.details.get("retry_after_s") or 1)))
     if isinstance(error, WrongMethodError):
         headers["Allow"] = str(error.details.get("allow", ""))
-    if isinstance(error, TooLargeError | SlowRequestError):
-        headers["Connection"] = "close"  # what is left of the body is not read
     text = document(error, scope.get(REQUEST_ID, ""))
     return JSONResponse(text, status_code=error.http_status, headers=headers)
 
 
 async def refuse(error: GreenroomError, scope: Scope, receive: Receive, send: Send) -> None:
     """Answer a request, or a WebSocket's opening one, that does not reach the application."""
-    response = answer(error, scope)
-    if scope["type"] == "http":
-        await response(scope, receive, send)
-        return
-
-    async def as_denial(message: Message) -> None:
-        await send({**message, "type": f"websocket.{message['type']}"})
-
-    await receive()  # the connect event
-    await response(scope, receive, as_denial)
+    if scope["type"] == "websocket":
+        await receive()  # the connect event; Starlette's answers know the rest
+    await answer(error, scope)(scope, receive, send)
 
 
 def add_handlers(app: FastAPI) -> None:

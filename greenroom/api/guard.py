@@ -15,7 +15,7 @@ from contextlib import suppress
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from greenroom.api.access import WEBSOCKET, Matched, Rule, Subject, match
-from greenroom.api.errors import GRANT, Refused, refuse
+from greenroom.api.errors import GRANT, TEMPLATE, Refused, refuse
 from greenroom.api.leases import find_lease
 from greenroom.api.state import ApiState
 from greenroom.core.access import NOBODY, Bucket, Grant, parse_bearer, take
@@ -31,8 +31,6 @@ from greenroom.core.errors import (
 )
 from greenroom.services.tokens import TokenBook, TokenRecord
 
-TEMPLATE = "greenroom.template"
-"""Key of a connection's scope: the path template that its rule was found by."""
 BODY_S = 30.0
 """How long the next piece of a body may take."""
 WATCH_S = 1.0
@@ -44,12 +42,11 @@ _NOT_GOOD = "the token was revoked or has expired"
 class Guard:
     """The application behind its rules."""
 
-    def __init__(self, app: ASGIApp, state: ApiState, *, body_s: float = BODY_S) -> None:
+    def __init__(self, app: ASGIApp, state: ApiState) -> None:
         self._app = app
         self._state = state
         self._tokens = TokenBook(state.paths)
         self._buckets: dict[str, Bucket] = {}
-        self._body_s = body_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -59,7 +56,7 @@ class Guard:
             await refuse(error, scope, receive, send)
             return
         if scope["type"] == "http":
-            body = _Body(scope, receive, rule.body, self._body_s)
+            body = _Body(scope, receive, rule.body)
             if body.too_large_from_the_start():
                 await refuse(body.too_large(), scope, receive, send)
                 return
@@ -148,11 +145,10 @@ def _no_such(matched: Matched | None, scope: Scope) -> GreenroomError:
 class _Body:
     """A request's body, which must come steadily and end in time to be below ``limit`` bytes."""
 
-    def __init__(self, scope: Scope, receive: Receive, limit: int, piece_s: float) -> None:
+    def __init__(self, scope: Scope, receive: Receive, limit: int) -> None:
         self._declared = _header(scope, b"content-length")
         self._receive = receive
         self._limit = limit
-        self._piece_s = piece_s
         self._seen = 0
         self._whole = False
 
@@ -167,10 +163,10 @@ class _Body:
         if self._whole:
             return await self._receive()
         try:
-            async with asyncio.timeout(self._piece_s):
+            async with asyncio.timeout(BODY_S):
                 message = await self._receive()
         except TimeoutError:
-            slow = SlowRequestError(f"nothing of the body came for {self._piece_s:g} s")
+            slow = SlowRequestError(f"nothing of the body came for {BODY_S:g} s")
             raise Refused(slow) from None
         self._seen += len(message.get("body", b""))
         self._whole = not message.get("more_body", False)

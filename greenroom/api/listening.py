@@ -50,7 +50,11 @@ class Server(uvicorn.Server):
 
 
 class BoundedHttp(H11Protocol):
-    """The web server's HTTP, with what it lacks for strangers: an end to heads that never end."""
+    """The web server's HTTP, with what it lacks for strangers: an end to heads that never end.
+
+    It ends the rest of a refused body too, which is read and dropped until then, so that the
+    caller sees the refusal and not a broken connection.
+    """
 
     _head_timer: asyncio.TimerHandle | None = None
 

@@ -38,8 +38,14 @@ def main(environ: Mapping[str, str] | None = None) -> None:
     """Serve until SIGTERM. Raises UsageError when there is no install."""
     log_to_stderr()
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.error").addFilter(_true)
     where = os.environ if environ is None else environ
     asyncio.run(serve(load_settings(where), where))
+
+
+def _true(record: logging.LogRecord) -> bool:
+    """Leaves out what uvicorn says of each WebSocket whose opening was answered with an error."""
+    return record.msg != "ASGI callable returned without completing handshake."
 
 
 async def serve(settings: Settings, environ: Mapping[str, str]) -> None:

@@ -10,9 +10,10 @@ from typing import Annotated, Protocol
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
-from greenroom.api.errors import GRANT
+from greenroom.api.errors import GRANT, TEMPLATE
 from greenroom.client import PoolClient
 from greenroom.core.access import TRUSTED, Grant
+from greenroom.core.errors import ForbiddenError
 from greenroom.core.paths import StatePaths
 from greenroom.core.records import Lease
 from greenroom.core.slotfile import SlotRecord
@@ -86,7 +87,12 @@ class ApiState:
 async def _of(connection: HTTPConnection) -> ApiState:
     state: ApiState = connection.app.state.greenroom
     grant = connection.scope.get(GRANT)
-    return state if grant is None else state.seen_by(grant)
+    if grant is None:
+        return state
+    if connection.scope["route"].path != connection.scope[TEMPLATE]:
+        # The guard and the application must never read one path in two ways.
+        raise ForbiddenError("this path is ambiguous")
+    return state.seen_by(grant)
 
 
 State = Annotated[ApiState, Depends(_of)]

@@ -122,15 +122,15 @@ def _close(_: int) -> None:
 
 
 def _clear(at: int, name: str) -> None:
-    with suppress(FileNotFoundError):
-        os.unlink(name, dir_fd=at)
+    try:
+        with suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=at)
+    except IsADirectoryError:
+        raise UsageError(f"{name} is a folder here, and not in the archive") from None
 
 
 def _write(at: int, name: str, content: IO[bytes], mode: int) -> None:
-    try:
-        _clear(at, name)
-    except IsADirectoryError:
-        raise UsageError(f"{name} is a folder here and a file there") from None
+    _clear(at, name)
     how = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(name, how, (mode & 0o777) | 0o200, dir_fd=at)
     with os.fdopen(fd, "wb") as target:

@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +17,10 @@ from typing import Any
 import uvicorn
 
 from greenroom.api.app import make_app
-from greenroom.api.listening import listening, local_config
+from greenroom.api.listening import Server, listening, local_config, remote_config
 from greenroom.api.state import ApiState, PersonalParts
 from greenroom.client import PoolClient
+from greenroom.core.access import Scope
 from greenroom.core.errors import CorpseError, GreenroomError
 from greenroom.core.names import container_workflow_id
 from greenroom.core.paths import StatePaths
@@ -26,7 +28,10 @@ from greenroom.core.policy import Phase
 from greenroom.core.records import Lease
 from greenroom.core.slotfile import HostLease, SlotRecord
 from greenroom.metrics import Metrics
+from greenroom.services import tokens
+from greenroom.services.listen import Listen, bind
 from greenroom.services.settings import Decisions, Settings
+from greenroom.services.tokens import Wanted
 from tests.workflows.pools import Pool
 
 
@@ -117,6 +122,36 @@ class ApiLab:
         out, err = await process.communicate(stdin)
         assert process.returncode is not None
         return Done(process.returncode, out.decode(), err.decode())
+
+    async def remote_cli(self, url: str, token: str, *line: str, stdin: bytes = b"") -> Done:
+        """As ``cli``, over TCP and without a state folder."""
+        environ = {**os.environ, "GREENROOM_URL": url, "GREENROOM_TOKEN": token}
+        process = await asyncio.create_subprocess_exec(
+            str(Path(sys.executable).parent / "greenroom"), *line,
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE, env={**environ, "GREENROOM_STATE": "/nonexistent"},
+        )  # fmt: skip
+        out, err = await process.communicate(stdin)
+        assert process.returncode is not None
+        return Done(process.returncode, out.decode(), err.decode())
+
+    def token(self, name: str, scope: Scope, *pools: str, **more: float) -> str:
+        """A new token; for this pool when none is named."""
+        wanted = Wanted(name, pools or (self.pool.name,), scope, **more)
+        return tokens.create(self.state.paths, wanted, time.time())[1]
+
+    @contextlib.asynccontextmanager
+    async def remote(self) -> AsyncIterator[str]:
+        """The same API on a TCP port, behind its guard; its address."""
+        listen = Listen("127.0.0.1", 0)
+        with bind(listen) as bound:
+            server = Server(remote_config(make_app(self.state), self.state, listen), lambda: None)
+            serve = asyncio.create_task(server.serve(sockets=[bound]))
+            try:
+                yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+            finally:
+                server.should_exit = True
+                await serve
 
     async def start(self, *line: str) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
