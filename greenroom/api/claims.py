@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import json
 import logging
 import os
@@ -85,7 +84,7 @@ class ClaimBody(BaseModel):
         for name, text in self.files.items():
             try:
                 files[name] = base64.b64decode(text, validate=True)
-            except binascii.Error as error:
+            except ValueError as error:  # binascii.Error, or letters beyond ASCII
                 raise UsageError(f"files.{name} is not base64: {error}") from error
         return PersonalParts(
             env=self.env,
