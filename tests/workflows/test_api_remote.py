@@ -17,7 +17,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from greenroom.api import guard, listening
-from greenroom.api.access import LARGE, SMALL
+from greenroom.api.access import HUGE, LARGE, SMALL
 from greenroom.core.access import Scope
 from greenroom.services import tokens
 from tests.workflows.api_lab import ApiLab, serving
@@ -183,6 +183,20 @@ async def test_bodies_are_bounded_chunked_ones_too(remote: Remote) -> None:
         declared = await remote.refused("POST", path, token, 413, content=b" " * (limit + 1))
         assert declared["details"]["limit"] == limit
         await remote.refused("POST", path, token, 413, content=chunks(limit))
+
+
+async def test_an_archive_that_is_too_large_is_refused_before_it_comes(remote: Remote) -> None:
+    token = remote.lab.token("t", Scope.CLAIM)
+    claimed = await remote.ask(
+        "POST", f"/v1/pools/{remote.lab.pool.name}/claims", token, json={"claim_id": "h1"}
+    )
+    assert claimed.status_code == 200, claimed.text
+    head = (
+        "PUT /v1/claims/h1/files?path=x HTTP/1.1\r\nHost: x\r\n"
+        f"Authorization: Bearer {token}\r\nContent-Length: {HUGE + 1}\r\n\r\n"
+    )
+    answer = await raw(remote, head.encode(), then=None)
+    assert answer.startswith(b"HTTP/1.1 413"), answer
 
 
 async def raw(remote: Remote, text: bytes, then: bytes | None = b"") -> bytes:

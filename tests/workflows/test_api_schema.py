@@ -25,7 +25,7 @@ from tests.workflows.api_lab import ApiLab, serving
 from tests.workflows.pools import Pool
 
 BOUNDED = settings(
-    max_examples=8, deadline=None, database=None, phases=[Phase.generate], derandomize=True,
+    max_examples=20, deadline=None, database=None, phases=[Phase.generate], derandomize=True,
     suppress_health_check=list(HealthCheck),
 )  # fmt: skip
 CHECKS = [content_type_conformance, response_schema_conformance, status_code_conformance]
