@@ -39,7 +39,8 @@ _MISSING, _TOO_LARGE, _WRONG_KIND = 90, 91, 92
 _CHANGED = re.compile(rb"file changed as we read it|[Ff]ile removed before we read it")
 
 # $1 is the path; $2 the most KiB.
-_SIZE = f'k=$(du -sk -- "$1" 2>/dev/null | head -n 1 | cut -f1); [ "${{k:-0}}" -le "$2" ] || exit {_TOO_LARGE}; '
+_KIB = 'k=$(du -sk -- "$1" 2>/dev/null | head -n 1 | cut -f1); '
+_SIZE = _KIB + f'[ "${{k:-0}}" -le "$2" ] || exit {_TOO_LARGE}; '
 _THERE = f'[ -e "$1" ] || [ -L "$1" ] || exit {_MISSING}; '
 _GET_TAR = _THERE + _SIZE + 'exec tar -c -f - -C "$(dirname -- "$1")" -- "$(basename -- "$1")"'
 _GET_FILE = f'{_THERE}[ -f "$1" ] || exit {_WRONG_KIND}; {_SIZE}exec cat -- "$1"'

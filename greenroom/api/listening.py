@@ -27,7 +27,7 @@ from greenroom.services.listen import Listen, tls_context
 
 _STOP_S = 5
 HEAD_S = 10.0
-"""How long a TCP client may take for TLS, and then for the head of each request."""
+"""How long a TCP client may take for the head of each request, after TLS."""
 MOST_CONNECTIONS = 512
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import signal
 import socket
 import subprocess
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -123,10 +123,14 @@ def test_a_port_of_the_container_is_reached_and_the_gates_are_not(
     assert server.stdout is not None
     assert b"Serving HTTP" in server.stdout.readline()
     with forwarding(served, "0:9000") as port:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/main.py") as answer:
-            assert answer.read() == b"print('hello from the repository')\n"
-    with forwarding(served, "0:3128") as port, socket.create_connection(("127.0.0.1", port)) as one:
+        connection = http.client.HTTPConnection("127.0.0.1", port)
+        connection.request("GET", "/main.py")
+        assert connection.getresponse().read() == b"print('hello from the repository')\n"
+        connection.close()
+    with forwarding(served, "0:3128") as port:
+        one = socket.create_connection(("127.0.0.1", port))
         assert one.recv(1) == b""
+        one.close()
     watched.release(lease, "--discard")
     server.communicate()
     assert server.returncode == 122

@@ -16,9 +16,15 @@ from greenroom.core.slotfile import SlotRecord
 LIMIT_KIB = 64
 
 
-def run(
-    script: str, folder: Path, path: str, stdin: bytes = b""
-) -> subprocess.CompletedProcess[bytes]:
+Ended = subprocess.CompletedProcess[bytes]
+
+
+def names(archive: bytes) -> list[str]:
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        return tar.getnames()
+
+
+def run(script: str, folder: Path, path: str, stdin: bytes = b"") -> Ended:
     slot = SlotRecord(container="c", pool="p", docker_id="d")
     command = files._spec(slot, script, path).command
     return subprocess.run(
@@ -40,7 +46,7 @@ def test_a_folder_comes_as_an_archive_under_its_name(tmp_path: Path) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "b" / "c").write_text("x")
     got = run(files._GET_TAR, tmp_path, "a/b")
-    assert tarfile.open(fileobj=io.BytesIO(got.stdout)).getnames() == ["b", "b/c"]
+    assert names(got.stdout) == ["b", "b/c"]
 
 
 @pytest.mark.parametrize("name", ["-rf", "-", "a b", "$(id)", "a\nb", "*", "ä", "--", "'"])
@@ -49,7 +55,7 @@ def test_a_name_is_a_name(tmp_path: Path, name: str) -> None:
     assert [p.name for p in tmp_path.iterdir()] == [name]
     assert run(files._GET_FILE, tmp_path, name).stdout == b"data"
     got = run(files._GET_TAR, tmp_path, name)
-    assert tarfile.open(fileobj=io.BytesIO(got.stdout)).getnames() == [name]
+    assert names(got.stdout) == [name]
 
 
 def test_an_archive_is_unpacked_into_a_folder_that_is_made(tmp_path: Path) -> None:

@@ -310,5 +310,7 @@ async def test_the_command_line_works_from_afar(remote: Remote) -> None:
     assert "no token" in wrong.err
     run = await lab.remote_cli(url, lab.token("r", Scope.READ), "exec", "a1", "--", "true")
     assert run.code == 120
+    socket = f"unix://{lab.state.paths.api_socket}"
+    assert (await lab.remote_cli(socket, "", "claims", "--json")).code == 0
     away = await lab.remote_cli("http://127.0.0.1:1", token, "exec", "a1", "--", "true")
     assert away.code == 123
