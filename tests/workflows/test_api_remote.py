@@ -16,10 +16,12 @@ import pytest_asyncio
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from greenroom.api import guard, listening
+from greenroom.api import guard, listening, server
 from greenroom.api.access import HUGE, LARGE, SMALL
+from greenroom.api.app import make_app
 from greenroom.core.access import Scope
 from greenroom.services import tokens
+from greenroom.services.listen import Listen, bind
 from tests.workflows.api_lab import ApiLab, serving
 from tests.workflows.pools import Pool
 
@@ -314,3 +316,21 @@ async def test_the_command_line_works_from_afar(remote: Remote) -> None:
     assert (await lab.remote_cli(socket, "", "claims", "--json")).code == 0
     away = await lab.remote_cli("http://127.0.0.1:1", token, "exec", "a1", "--", "true")
     assert away.code == 123
+
+
+async def test_a_port_that_is_taken_is_waited_for(
+    remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "_BIND_PAUSE_S", 0.01)
+    state = remote.lab.state
+    with bind(Listen("127.0.0.1", 0)) as taken:
+        taken.listen()
+        listen = Listen("127.0.0.1", taken.getsockname()[1])
+        one = server.Remote(make_app(state), state, listen)
+        serving = asyncio.create_task(one.serve())
+        await one.tried.wait()
+        assert one._server is None
+    await remote.lab.pool.until_true(lambda: one._server is not None and one._server.started)
+    assert (await remote.http.get(f"{listen.url}/healthz")).status_code == 200
+    one.stop()
+    await serving
