@@ -18,8 +18,11 @@ import click
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from greenroom.api.access import RULES, WEBSOCKET, Rule, Subject
+from greenroom.api.app import make_app
 from greenroom.cli.main import COMMANDS, PLANNED, cli
 from greenroom.core import config
+from greenroom.core.errors import BY_CODE
 from greenroom.core.lifecycle import TRANSITIONS, State
 from greenroom.metrics import METRICS
 
@@ -63,12 +66,51 @@ def commands() -> str:
         command = cli.get_command(click.Context(cli), name)
         if command is None:
             raise LookupError(f"command {name} is listed and not there")
-        context = click.Context(
-            command, info_name=f"greenroom {name}", terminal_width=96, max_content_width=96
-        )
-        parts.append(f"## {name}\n\n{line}\n\n```text\n{command.get_help(context)}\n```")
+        inner = command.commands if isinstance(command, click.Group) else {}
+        told = [_help(command, f"greenroom {name}")]
+        told += [_help(one, f"greenroom {name} {own}") for own, one in inner.items()]
+        parts.append("\n\n".join([f"## {name}", line, *told]))
     planned = ", ".join(f"`{name}`" for name in PLANNED)
     return "\n\n".join([*parts, f"Planned and not there yet: {planned}."])
+
+
+def _help(command: click.Command, name: str) -> str:
+    context = click.Context(command, info_name=name, terminal_width=96, max_content_width=96)
+    return f"```text\n{command.get_help(context)}\n```"
+
+
+def endpoints() -> str:
+    """Every route of the API, from its OpenAPI document and the table of access."""
+    described: dict[tuple[str, str], str] = {
+        (method.upper(), path): str(operation["description"]).split("\n")[0]
+        for path, methods in make_app(None).openapi()["paths"].items()  # type: ignore[arg-type]
+        for method, operation in methods.items()
+    }
+    described[WEBSOCKET, "/v1/claims/{claim_id}/exec"] = "A command in it, with its streams."
+    described[WEBSOCKET, "/v1/claims/{claim_id}/forward"] = "A TCP port on its loopback."
+    described["GET", "/openapi.json"] = "This, for programs."
+    rows = []
+    for route, rule in RULES.items():
+        method, path = route
+        body = _size(rule.body) if method in ("POST", "PUT") else "-"
+        scope = f"{rule.scope or 'no token'}{_whose(rule)}"
+        does = re.sub(r" Raises [^.]*\.$", "", described[route]).replace("``", "`")
+        rows.append(f"| `{method}` | `{path}` | {scope} | {body} | {does} |")
+    head = ["| method | path | scope | largest body | does |", "| --- | --- | --- | --- | --- |"]
+    return "\n".join([*head, *rows])
+
+
+def _whose(rule: Rule) -> str:
+    return ", of all pools" if rule.subject is Subject.ALL_POOLS else ""
+
+
+def error_codes() -> str:
+    """Every error that the API answers with."""
+    rows = [
+        f"| {error.http_status} | `{code}` | {(error.__doc__ or '').splitlines()[0]} |"
+        for code, error in sorted(BY_CODE.items(), key=lambda one: (one[1].http_status, one[0]))
+    ]
+    return "\n".join(["| status | `error` | means |", "| --- | --- | --- |", *rows])
 
 
 def metrics() -> str:
@@ -85,9 +127,11 @@ PIECES: dict[str, Callable[[], str]] = {
     "configuration": configuration,
     "planned-keys": planned_keys,
     "commands": commands,
+    "endpoints": endpoints,
+    "error-codes": error_codes,
     "metrics": metrics,
 }
-PAGES = ("lifecycle.md", "configuration.md", "commands.md", "metrics.md")
+PAGES = ("lifecycle.md", "configuration.md", "commands.md", "metrics.md", "api.md")
 
 
 def rendered(page: str) -> str:

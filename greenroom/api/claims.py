@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import json
 import logging
 import os
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -18,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from greenroom.api.leases import FoundLease, find_lease
 from greenroom.api.pools import statuses
 from greenroom.api.state import ApiState, PersonalParts, State
+from greenroom.core.access import Scope
 from greenroom.core.errors import (
     CorpseError,
     FencedError,
@@ -35,6 +35,7 @@ from greenroom.core.messages import (
     ReleaseRequest,
 )
 from greenroom.core.names import check_claim_id, ulid
+from greenroom.core.pool_messages import SlotView
 from greenroom.core.records import Lease, SavedWork
 
 router = APIRouter(prefix="/v1")
@@ -45,6 +46,9 @@ CORPSES = 20
 _GRACE_S = 30.0
 
 
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
 class ClaimBody(BaseModel):
     """The body of a claim. ``files`` are base64 by name; an empty ``claim_id`` makes a new one."""
 
@@ -52,9 +56,9 @@ class ClaimBody(BaseModel):
 
     claim_id: str = ""
     holder: str = ""
-    ttl_s: float = 0.0
-    wait_s: float = 0.0
-    issued_at: float = 0.0
+    ttl_s: Seconds = 0.0
+    wait_s: Seconds = 0.0
+    issued_at: Seconds = 0.0
     labels: dict[str, str] = Field(default_factory=dict)
     env: dict[str, str] = Field(default_factory=dict)
     secrets: dict[str, str] = Field(default_factory=dict)
@@ -80,7 +84,7 @@ class ClaimBody(BaseModel):
         for name, text in self.files.items():
             try:
                 files[name] = base64.b64decode(text, validate=True)
-            except binascii.Error as error:
+            except ValueError as error:  # binascii.Error, or letters beyond ASCII
                 raise UsageError(f"files.{name} is not base64: {error}") from error
         return PersonalParts(
             env=self.env,
@@ -111,12 +115,30 @@ class ClaimDocument(BaseModel):
     token: int
 
 
+class ShownLease(FoundLease):
+    """``token`` is None for callers that may only read."""
+
+    token: int | None  # type: ignore[assignment]
+
+
+class LiveClaim(SlotView):
+    pool: str
+
+
+class SavedClaim(SavedWork):
+    """What an ended claim left. ``saved_at`` in epoch seconds."""
+
+    pool: str
+    claim_id: str
+    saved_at: float
+
+
 class ExtendBody(BaseModel):
     """``ttl_s`` counts from now. ``token`` None: the live lease's, whoever asks."""
 
     model_config = ConfigDict(extra="forbid")
 
-    ttl_s: float
+    ttl_s: Seconds
     token: int | None = None
 
 
@@ -231,7 +253,7 @@ def _document(lease: Lease, stages: _Stages) -> ClaimDocument:
     return ClaimDocument(**known, stages_ms=spent, armed=True)
 
 
-@router.get("/claims")
+@router.get("/claims", response_model=list[LiveClaim])
 async def list_claims(state: State) -> list[dict[str, Any]]:
     """Live claims of every pool, oldest first."""
     found = [
@@ -244,9 +266,12 @@ async def list_claims(state: State) -> list[dict[str, Any]]:
 
 
 @router.get("/claims/{claim_id}")
-async def show_claim(claim_id: str, state: State) -> FoundLease:
-    """One live claim with its token. Raises NotFoundError."""
-    return await find_lease(state, claim_id)
+async def show_claim(claim_id: str, state: State) -> ShownLease:
+    """One live claim; with its fencing token for those who may use it. Raises NotFoundError."""
+    shown = ShownLease.model_validate((await find_lease(state, claim_id)).model_dump())
+    if not state.grant.scope.contains(Scope.CLAIM):
+        shown.token = None
+    return shown
 
 
 @router.delete("/claims/{claim_id}")
@@ -291,7 +316,7 @@ async def extend(claim_id: str, body: ExtendBody, state: State) -> ExtendReply:
     )
 
 
-@router.get("/saved")
+@router.get("/saved", response_model=list[SavedClaim])
 async def list_saved(state: State, claim: str = "") -> list[dict[str, Any]]:
     """What ended claims left, newest first; of one claim when it is named."""
     return await asyncio.to_thread(saved_work, state, claim)
@@ -308,6 +333,8 @@ def saved_work(state: ApiState, claim_id: str = "") -> list[dict[str, Any]]:
         except FileNotFoundError:
             continue  # collected at this moment
         folder = record.parent
+        if not state.grant.sees(folder.parent.name):
+            continue
         found.append(
             {**told, "pool": folder.parent.name, "claim_id": folder.name, "saved_at": saved_at}
         )

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
 
 from activities import leases, slotfiles
 from activities.containers import exec_environment
 from activities.context import HostContext, open_context
 from greenroom.api.state import PersonalParts
+from greenroom.core.errors import GateError
 from greenroom.core.records import Lease
 from greenroom.core.slotfile import SlotRecord
+from greenroom.services.docker_http import DockerHttp
 from greenroom.services.settings import Settings
 
 
@@ -53,3 +56,17 @@ class LocalHost:
     def environment(self, slot: SlotRecord) -> dict[str, str]:
         """See ``HostSide``."""
         return exec_environment(slot)
+
+    def connect_socket(self, slot: SlotRecord) -> socket.socket:
+        """See ``HostSide``."""
+        return self.context.opener.connector(slot.container)
+
+    def check(self) -> dict[str, str]:
+        """See ``HostSide``."""
+        docker = DockerHttp(self.context.settings.docker_host).answers()
+        try:
+            self.context.gate.stats()
+            gate = ""
+        except GateError as error:
+            gate = error.message
+        return {"docker": "" if docker else "does not answer", "gate": gate}

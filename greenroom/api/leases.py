@@ -70,6 +70,8 @@ def _on_this_host(state: ApiState, claim_id: str) -> FoundLease | None:
     slot = state.host.slot_of_claim(claim_id)
     if slot is None or slot.lease is None or slot.lease.claim_id != claim_id:
         return None
+    if not state.grant.sees(slot.pool):
+        return None
     _check_live(slot, time.time())
     lease = slot.lease
     return FoundLease(
@@ -87,7 +89,7 @@ def _on_this_host(state: ApiState, claim_id: str) -> FoundLease | None:
 
 
 async def _from_keepers(state: ApiState, claim_id: str, pool: str) -> FoundLease:
-    pools = [pool] if pool else await known_pools(state)
+    pools = [pool] if pool and state.grant.sees(pool) else await known_pools(state)
     answers = await asyncio.gather(
         *(state.client.lease(name, claim_id) for name in pools), return_exceptions=True
     )
@@ -100,7 +102,7 @@ async def _from_keepers(state: ApiState, claim_id: str, pool: str) -> FoundLease
             return FoundLease(
                 **answer.model_dump(include=set(FoundLease.model_fields) - {"armed"}), armed=False
             )
-    kept = list(state.paths.saved.glob(f"*/{claim_id}/saved.json"))
-    if kept:
+    kept = state.paths.saved.glob(f"*/{claim_id}/saved.json")
+    if any(state.grant.sees(record.parent.parent.name) for record in kept):
         raise NotFoundError(f"claim {claim_id} has ended; see `greenroom saved {claim_id}`")
     raise NotFoundError(f"no live claim {claim_id}")

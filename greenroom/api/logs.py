@@ -41,13 +41,13 @@ async def show(ident: str, state: State, tail: int = 200) -> Logs:
     if tail < 0:
         raise UsageError("tail must be 0 or more lines")
     slot = await asyncio.to_thread(_slot, state, ident)
-    if slot is not None:
+    if slot is not None and state.grant.sees(slot.pool):
         names = [slot.container, slot.fingerprint]
         parts = await asyncio.to_thread(_files, state.paths.evidence / slot.pool, names, tail)
         own = await _container_log(state, slot, tail)
         return Logs(pool=slot.pool, container=slot.container, parts=(*parts, *own))
     found = await asyncio.to_thread(_evidence, state, ident, tail)
-    if found is None:
+    if found is None or not state.grant.sees(found.pool):
         raise NotFoundError(f"no claim, container or pool {ident} with a log")
     return found
 

@@ -103,9 +103,9 @@ async def refresh(pool: str, state: State) -> Done:
 
 
 async def known_pools(state: ApiState) -> list[str]:
-    """Names of all pools: those in Temporal, and those kept here that it may not list yet."""
+    """Names of the caller's pools: those in Temporal, and those kept here, maybe not listed yet."""
     kept = await asyncio.to_thread(lambda: [path.stem for path in state.paths.pools.glob("*.yaml")])
-    return sorted({*await state.client.pools(), *kept})
+    return sorted(filter(state.grant.sees, {*await state.client.pools(), *kept}))
 
 
 async def statuses(state: ApiState) -> list[PoolStatus]:

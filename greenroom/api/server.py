@@ -1,8 +1,9 @@
-"""The API's process: one event loop, one warm Temporal client, one Unix socket."""
+"""The API's process: one event loop, one warm Temporal client, its Unix socket and TCP listener."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -10,21 +11,25 @@ import sys
 from collections.abc import Mapping
 
 import uvicorn
+from fastapi import FastAPI
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.service import RPCError
 
 from greenroom.api.app import make_app
 from greenroom.api.host import LocalHost
-from greenroom.api.listening import listening, server_config
+from greenroom.api.listening import Server, listening, local_config, remote_config
 from greenroom.api.state import ApiState
 from greenroom.client import SAFE_IN_FLIGHT, PoolClient
+from greenroom.core.errors import UsageError
 from greenroom.metrics import Metrics
+from greenroom.services.listen import Listen, bind
 from greenroom.services.logs import log_to_stderr
 from greenroom.services.settings import Settings, load_settings
 from greenroom.services.temporal_server import connect_config
 
 _log = logging.getLogger("greenroom.api")
+_BIND_PAUSE_S = 2.0
 _LIFTED_IN_FLIGHT = 64
 """Updates at once on our own server, which has its limits lifted."""
 
@@ -33,8 +38,14 @@ def main(environ: Mapping[str, str] | None = None) -> None:
     """Serve until SIGTERM. Raises UsageError when there is no install."""
     log_to_stderr()
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.error").addFilter(_true)
     where = os.environ if environ is None else environ
     asyncio.run(serve(load_settings(where), where))
+
+
+def _true(record: logging.LogRecord) -> bool:
+    """Leaves out what uvicorn says of each WebSocket whose opening was answered with an error."""
+    return record.msg != "ASGI callable returned without completing handshake."
 
 
 async def serve(settings: Settings, environ: Mapping[str, str]) -> None:
@@ -48,15 +59,67 @@ async def serve(settings: Settings, environ: Mapping[str, str]) -> None:
         metrics=Metrics(),
     )
     await state.client.pools()  # the first call is the slow one: not a user's
+    app = make_app(state)
     with listening(settings.paths.api_socket) as listener:
-        await _Server(server_config(make_app(state))).serve(sockets=[listener])
+        local = _Local(local_config(app))
+        listen = settings.listen
+        if listen is None:
+            await local.serve(sockets=[listener])
+            return
+        remote = Remote(app, state, listen)
+        serving = asyncio.create_task(remote.serve())
+        await remote.tried.wait()
+        try:
+            await local.serve(sockets=[listener])
+        finally:
+            remote.stop()
+            await serving
 
 
-class _Server(uvicorn.Server):
+class _Local(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         sys.stdout.write("ready\n")
         sys.stdout.flush()
+
+
+class Remote:
+    """The TCP listener. One that cannot be is tried again: the Unix socket serves anyway.
+
+    ``tried``: it listens, or has failed to at least once.
+    """
+
+    def __init__(self, app: FastAPI, state: ApiState, listen: Listen) -> None:
+        self._app = app
+        self._state = state
+        self._listen = listen
+        self._server: Server | None = None
+        self._stopping = asyncio.Event()
+        self.tried = asyncio.Event()
+
+    async def serve(self) -> None:
+        """Serve until ``stop``."""
+        while not self._stopping.is_set():
+            try:
+                config = remote_config(self._app, self._state, self._listen)
+                bound = bind(self._listen)
+            except (OSError, UsageError) as error:  # the port is taken, the certificate is broken
+                if not self.tried.is_set():
+                    _log.error("cannot listen on %s, trying on: %s", self._listen.url, error)
+                self.tried.set()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), _BIND_PAUSE_S)
+                continue
+            _log.info("listening on %s", self._listen.url)
+            self._server = Server(config, self.tried.set)
+            with bound:
+                await self._server.serve(sockets=[bound])
+
+    def stop(self) -> None:
+        """End ``serve``."""
+        self._stopping.set()
+        if self._server is not None:
+            self._server.should_exit = True
 
 
 async def _connect(settings: Settings, environ: Mapping[str, str]) -> Client:

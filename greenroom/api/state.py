@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import socket
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Protocol
 
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
+from greenroom.api.errors import GRANT, TEMPLATE
 from greenroom.client import PoolClient
+from greenroom.core.access import TRUSTED, Grant
+from greenroom.core.errors import ForbiddenError
 from greenroom.core.paths import StatePaths
 from greenroom.core.records import Lease
 from greenroom.core.slotfile import SlotRecord
@@ -49,15 +53,22 @@ class HostSide(Protocol):
     def environment(self, slot: SlotRecord) -> dict[str, str]:
         """What every command in this container finds in its environment."""
 
+    def connect_socket(self, slot: SlotRecord) -> socket.socket:
+        """A TCP socket of this container's network, not connected yet. Raises BackendError."""
+
+    def check(self) -> dict[str, str]:
+        """What a claim needs of this host: by name, empty or what is wrong with it."""
+
 
 @dataclass(frozen=True)
 class ApiState:
-    """One per process."""
+    """One per process. ``grant`` is what the present caller may see; see ``seen_by``."""
 
     settings: Settings
     client: PoolClient
     host: HostSide
     metrics: Metrics
+    grant: Grant = TRUSTED
 
     @property
     def paths(self) -> StatePaths:
@@ -68,10 +79,20 @@ class ApiState:
         """The engine's Unix socket."""
         return Path(self.settings.docker_host.removeprefix("unix://"))
 
+    def seen_by(self, grant: Grant) -> ApiState:
+        """The same for one caller: whatever looks for pools and claims finds only theirs."""
+        return replace(self, grant=grant)
+
 
 async def _of(connection: HTTPConnection) -> ApiState:
     state: ApiState = connection.app.state.greenroom
-    return state
+    grant = connection.scope.get(GRANT)
+    if grant is None:
+        return state
+    if connection.scope["route"].path != connection.scope[TEMPLATE]:
+        # The guard and the application must never read one path in two ways.
+        raise ForbiddenError("this path is ambiguous")
+    return state.seen_by(grant)
 
 
 State = Annotated[ApiState, Depends(_of)]

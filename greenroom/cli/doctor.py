@@ -21,6 +21,7 @@ from greenroom.core.names import LABEL_CONTAINER, LABEL_INSTALL
 from greenroom.gate.control import GateClient
 from greenroom.services import supervisor_client
 from greenroom.services.docker_http import DockerHttp
+from greenroom.services.listen import tls_context
 from greenroom.services.settings import Settings, load_settings
 
 _LOW_DISK = 5 << 30
@@ -73,6 +74,7 @@ def examine() -> Iterator[Finding]:
         ("opener", lambda: _opener(settings), "greenroom services --restart opener"),
         ("gate", lambda: _gate(settings), "greenroom services --restart gate"),
         ("api", lambda: _api(api), "greenroom services --restart api"),
+        ("listen", lambda: _listen(settings), "greenroom services --restart api; then its log"),
         ("pools", lambda: _pools(api), "greenroom status POOL; greenroom refresh POOL"),
         (
             "orphans",
@@ -174,6 +176,19 @@ def _gate(settings: Settings) -> str:
 
 def _api(api: Api) -> str:
     return f"answers, {len(api.get('pools'))} pools"
+
+
+def _listen(settings: Settings) -> str:
+    """Whether the API is where it was told to listen."""
+    listen = settings.listen
+    if listen is None:
+        return "the Unix socket only"
+    if listen.cert:
+        tls_context(listen)
+    any_address = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - looked for, not bound
+    host = any_address.get(listen.host, listen.host)
+    with socket.create_connection((host, listen.port), timeout=5):
+        return listen.url
 
 
 def _pools(api: Api) -> str:

@@ -1,4 +1,4 @@
-"""The CLI's way to the API: HTTP over its Unix socket, with nothing but the standard library."""
+"""The CLI's way to the API: HTTP, with nothing but the standard library."""
 
 from __future__ import annotations
 
@@ -8,31 +8,16 @@ import os
 import socket
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from greenroom.core.errors import BackendError, UsageError, from_code
+from greenroom.cli.endpoint import Endpoint, Local, endpoint_of, local
+from greenroom.core.errors import BackendError, GreenroomError, UsageError, from_code
 from greenroom.core.paths import StatePaths
-from greenroom.services.settings import state_paths
 
 PATIENCE_S = 60.0
 """How long an answer that waits for nothing may take."""
 _RESTART_S = 20.0
-
-
-class UnixConnection(http.client.HTTPConnection):
-    """An HTTP connection to a Unix socket."""
-
-    def __init__(self, path: Path, timeout_s: float) -> None:
-        super().__init__("localhost", timeout=timeout_s)
-        self._path = path
-
-    def connect(self) -> None:
-        """Raises OSError."""
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
 
 
 @dataclass(frozen=True)
@@ -49,8 +34,8 @@ class Ask:
 class Api:
     """The API of one install. Methods return decoded JSON and raise ``greenroom.core.errors``."""
 
-    def __init__(self, paths: StatePaths) -> None:
-        self.paths = paths
+    def __init__(self, where: StatePaths | Endpoint) -> None:
+        self.endpoint = local(where) if isinstance(where, StatePaths) else where
 
     def get(self, *parts: str, **query: object) -> Any:  # noqa: ANN401 - JSON
         return self.ask(Ask("GET", url(*parts, **query)))
@@ -71,7 +56,7 @@ class Api:
             try:
                 return self._send(ask)
             except (FileNotFoundError, ConnectionRefusedError) as error:
-                if time.monotonic() > give_up or not self.supervised():
+                if time.monotonic() > give_up or not self.endpoint.restarts():
                     raise self._down(error) from error
             except (http.client.RemoteDisconnected, ConnectionError) as error:
                 if time.monotonic() > give_up or not ask.repeatable:
@@ -80,56 +65,75 @@ class Api:
                 raise self._not_ours() from error
             except TimeoutError as error:
                 raise BackendError(f"no answer from the API within {ask.timeout_s:g} s") from error
+            except (OSError, http.client.HTTPException) as error:
+                raise self._unreachable(error) from error
             time.sleep(0.05)
 
-    def ask_ready(self) -> None:
-        """Wait for an API that is just being restarted. Raises BackendError when none comes."""
+    def websocket(self, path: str) -> dict[str, Any]:
+        """Arguments of websockets' ``connect`` for a path. Waits and raises as ``ask``."""
+        context = self.endpoint.tls_context()
+        return {
+            "uri": f"{'wss' if context else 'ws'}://{self.endpoint.host}{path}",
+            "sock": self._dial(),
+            "ssl": context,
+            "server_hostname": self.endpoint.host if context else None,
+            "additional_headers": self.endpoint.headers,
+            "compression": None,
+            "max_size": None,
+            "ping_interval": None,
+            "close_timeout": 2,
+            "proxy": None,
+        }
+
+    def _dial(self) -> socket.socket:
         give_up = time.monotonic() + _RESTART_S
         while True:
             try:
-                with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-                    probe.connect(str(self.paths.api_socket))
+                return self.endpoint.dial()
             except PermissionError as error:
                 raise self._not_ours() from error
-            except OSError as error:
-                if time.monotonic() > give_up or not self.supervised():
+            except (FileNotFoundError, ConnectionRefusedError) as error:
+                if time.monotonic() > give_up or not self.endpoint.restarts():
                     raise self._down(error) from error
-            else:
-                return
+            except OSError as error:
+                raise self._unreachable(error) from error
             time.sleep(0.05)
 
-    def supervised(self) -> bool:
-        """Whether a supervisor runs, which starts a dead API again."""
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            return probe.connect_ex(str(self.paths.supervisor_socket)) == 0
-
     def _send(self, ask: Ask) -> Any:  # noqa: ANN401 - JSON
-        connection = UnixConnection(self.paths.api_socket, ask.timeout_s)
+        connection = self.endpoint.connection(ask.timeout_s)
         body = None if ask.body is None else json.dumps(ask.body)
         headers = {"Content-Type": "application/json"} if body is not None else {}
         try:
-            connection.request(ask.method, ask.path, body, headers)
+            connection.request(ask.method, ask.path, body, {**headers, **self.endpoint.headers})
             response = connection.getresponse()
             status, answer = response.status, response.read()
         finally:
             connection.close()
         if status >= 400:
-            raise _error(status, answer)
+            raise error_of(status, answer)
         return json.loads(answer) if answer else None
 
     def _not_ours(self) -> UsageError:
-        return UsageError(f"{self.paths.api_socket} is not for this user: run as its owner (sudo)")
+        return UsageError(
+            f"the API {self.endpoint.name} is not for this user: run as its owner (sudo), or give "
+            "GREENROOM_URL and GREENROOM_TOKEN"
+        )
 
     def _down(self, error: OSError) -> BackendError:
+        if not isinstance(self.endpoint, Local):
+            return self._unreachable(error)
         return BackendError(
-            f"Greenroom is not running in {self.paths.root} ({error.strerror}): start it with "
+            f"Greenroom is not running {self.endpoint.name} ({error.strerror}): start it with "
             "`greenroom up`, or name its state folder in GREENROOM_STATE"
         )
+
+    def _unreachable(self, error: Exception) -> BackendError:
+        return BackendError(f"the API {self.endpoint.name} cannot be reached: {error}")
 
 
 def open_api() -> Api:
     """The API of the install that the environment selects; connects to nothing yet."""
-    return Api(state_paths(os.environ))
+    return Api(endpoint_of(os.environ))
 
 
 def url(*parts: str, **query: object) -> str:
@@ -143,7 +147,8 @@ def url(*parts: str, **query: object) -> str:
     return f"{path}?{urlencode(plain)}" if plain else path
 
 
-def _error(status: int, answer: bytes) -> Exception:
+def error_of(status: int, answer: bytes) -> GreenroomError:
+    """The error that an answer of 400 and above says."""
     try:
         told = json.loads(answer)
         return from_code(told["error"], told["message"], told.get("details"))

@@ -30,6 +30,8 @@ COMMANDS = {
     "claim": "Get a prepared container.",
     "claims": "List the live claims.",
     "exec": "Run a command in a claimed container.",
+    "cp": "Copy files into a claimed container, or out of it.",
+    "forward": "Reach a port of a claimed container from here.",
     "shell": "Open a shell in a claimed container.",
     "run": "Claim, run one command, release.",
     "extend": "Lengthen a claim.",
@@ -42,6 +44,7 @@ COMMANDS = {
     "refresh": "Bring a pool to the newest commit now.",
     "doctor": "Check the machine and this install.",
     "schema": "Print the JSON Schema of pool files.",
+    "token": "Make, list and revoke tokens of the API.",
     "services": "Show the processes of this install, or restart one.",
     "worker": "Serve as the Temporal worker of this host.",
     "api": "Serve as the API of this host.",
@@ -50,6 +53,20 @@ COMMANDS = {
     "supervise": "Run all services in the foreground.",
 }
 """Every command, in the order of the help; ``greenroom/cli/<name>.py`` has its ``command``."""
+
+LOCAL = (
+    "up",
+    "down",
+    "doctor",
+    "token",
+    "services",
+    "worker",
+    "api",
+    "gate",
+    "opener",
+    "supervise",
+)
+"""Commands for the machine itself; a GREENROOM_URL they do not look at."""
 
 PLANNED = ("egress", "audit", "simulate", "drain", "seal")
 """Commands that the design names and this version does not have."""
@@ -67,6 +84,11 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in PLANNED:
             raise PlannedError(f"`greenroom {cmd_name}` is planned and not there yet")
+        if cmd_name in LOCAL and os.environ.get("GREENROOM_URL"):
+            raise UsageError(
+                f"`greenroom {cmd_name}` works on the machine itself, not over the API: run it "
+                "there, without GREENROOM_URL"
+            )
         if cmd_name not in COMMANDS:
             return super().get_command(ctx, cmd_name)
         module = importlib.import_module(f"greenroom.cli.{cmd_name}")

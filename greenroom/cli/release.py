@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from greenroom.cli.endpoint import Local
 from greenroom.cli.http_client import open_api
 from greenroom.cli.options import json_option
 from greenroom.cli.output import emit
@@ -34,7 +35,10 @@ def command(  # noqa: PLR0913, PLR0917 - click's
     """End CLAIM; what changed in its work tree is saved."""
     if target is not None and (discard or no_wait):
         raise UsageError("--save goes neither with --discard nor with --no-wait")
-    reply = open_api().delete(
+    api = open_api()
+    if target is not None and not isinstance(api.endpoint, Local):
+        raise UsageError("--save copies from this machine's state folder; saved work stays there")
+    reply = api.delete(
         "claims", claim, timeout_s=_SAVE_S, token=token, save=not discard, wait=not no_wait
     )
     if target is not None:

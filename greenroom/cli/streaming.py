@@ -16,10 +16,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from websockets.exceptions import ConnectionClosed, InvalidHandshake
-from websockets.sync.client import ClientConnection, unix_connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
 
-from greenroom.cli.http_client import Api, url
+from greenroom.cli.http_client import Api, error_of, url
 from greenroom.core.errors import BackendError, from_code
 
 _STDIN, _STDOUT, _STDERR, _CONTROL = 0, 1, 2, 3
@@ -75,21 +75,14 @@ class Kept:
 
 def stream(api: Api, order: Order, sink: Sink = to_streams) -> int:
     """Run one command to its end; its exit code. Raises ``greenroom.core.errors``."""
-    api.ask_ready()
-    path = url("claims", order.claim_id, "exec")
     try:
-        with unix_connect(
-            str(api.paths.api_socket),
-            f"ws://localhost{path}",
-            compression=None,
-            max_size=None,
-            ping_interval=None,
-            close_timeout=2,
-        ) as socket:
+        with connect(**api.websocket(url("claims", order.claim_id, "exec"))) as socket:
             socket.send(_first(order))
             window = _Window()
             with _input(socket, order, window):
                 return _output(socket, sink, window)
+    except InvalidStatus as error:
+        raise error_of(error.response.status_code, bytes(error.response.body or b"")) from error
     except (OSError, InvalidHandshake) as error:
         if isinstance(error, BrokenPipeError):
             raise  # our own standard output

@@ -33,12 +33,30 @@ from greenroom.services.up import bring_up, checkout
 )
 @click.option("--no-wait", is_flag=True, help="Do not wait until the pools are ready.")
 @click.option("--within", type=SPAN, default=3600.0, show_default="1h", help="The longest wait.")
+@click.option(
+    "--listen",
+    default="",
+    metavar="ADDRESS:PORT|off",
+    help="Serve the API there too, from now on; not on loopback: only with TLS.",
+)
+@click.option("--tls-cert", default="", metavar="FILE", help="Its certificate, with chain.")
+@click.option("--tls-key", default="", metavar="FILE", help="Its key.")
 @json_option
-def command(pool_file: Path | None, no_wait: bool, within: float, as_json: bool) -> None:  # noqa: FBT001
+def command(  # noqa: PLR0913, PLR0917 - click's
+    pool_file: Path | None,
+    no_wait: bool,  # noqa: FBT001
+    within: float,
+    listen: str,
+    tls_cert: str,
+    tls_key: str,
+    as_json: bool,  # noqa: FBT001
+) -> None:
     """Get Docker, Temporal, the services and a pool going; safe to repeat at any time."""
     paths = state_paths(os.environ)
     wanted = wanted_pools(paths, pool_file)
-    settings = bring_up(os.environ, progress, _prepare)
+    asked = {"LISTEN": listen, "TLS_CERT": tls_cert, "TLS_KEY": tls_key}
+    given = {f"GREENROOM_{name}": value for name, value in asked.items() if value}
+    settings = bring_up({**os.environ, **given}, progress, _prepare)
     api = Api(settings.paths)
     for config in wanted:
         reply = apply_config(api, config, resume=True)
@@ -47,7 +65,14 @@ def command(pool_file: Path | None, no_wait: bool, within: float, as_json: bool)
     names = [config.name for config in wanted]
     statuses = [api.get("pools", name) for name in names] if no_wait else _ready(api, names, within)
     if as_json:
-        emit({"state": str(settings.paths.root), "ui": settings.ui_url, "pools": statuses})
+        emit(
+            {
+                "state": str(settings.paths.root),
+                "ui": settings.ui_url,
+                "api": settings.listen.url if settings.listen else "",
+                "pools": statuses,
+            }
+        )
         return
     _tell(settings, statuses)
 
@@ -101,6 +126,8 @@ def _tell(settings: Settings, statuses: list[dict[str, Any]]) -> None:
         print(f"pool {status['pool']}: {ready}, commit {status['commit'][:12] or '-'}")
     if settings.ui_url:
         print(f"Temporal UI: {settings.ui_url}")
+    if settings.listen:
+        print(f"API: {settings.listen.url} (with a token: `greenroom token create`)")
     name = statuses[0]["pool"] if statuses else "POOL"
     print("next:")
     if not statuses:

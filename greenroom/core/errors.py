@@ -3,7 +3,12 @@
     GreenroomError
     ├── UsageError            what was given is wrong             exit 2    HTTP 400
     │   ├── PoolFileError     … in a pool file: file, line, value
-    │   └── PlannedError      … designed, but not built yet
+    │   ├── PlannedError      … designed, but not built yet
+    │   ├── TooLargeError     … larger than what is taken here         HTTP 413
+    │   ├── SlowRequestError  … it does not arrive                     HTTP 408
+    │   ├── WrongMethodError  … another HTTP method than the path has  HTTP 405
+    │   ├── UnauthorizedError no token, or one that is not good        HTTP 401
+    │   └── ForbiddenError    the token may not do this                HTTP 403
     ├── ConflictError         the same id with another request    exit 2    HTTP 409
     ├── NoContainerError      none within the wait                exit 3    HTTP 503
     ├── NotFoundError         unknown or ended pool, claim, host  exit 4    HTTP 404
@@ -15,7 +20,8 @@
     │   ├── EngineError       Docker answered with an error, or not at all
     │   ├── GateError         the gate or the opener
     │   ├── TemporalError     the Temporal service
-    │   └── DrainingError     the keeper is continuing as new: ask again
+    │   ├── DrainingError     the keeper is continuing as new: ask again
+    │   └── RateLimitError    too many requests: ask again later       HTTP 429
     └── PreparationError      a step of preparing failed for good exit 1    HTTP 422
         └── StepTimeoutError  … because it hung
 
@@ -66,6 +72,41 @@ class PlannedError(UsageError):
     """Asked for something that the design names and this version does not have yet."""
 
     code = "planned"
+
+
+class TooLargeError(UsageError):
+    """More bytes than this request may have; the message says how many it may."""
+
+    code = "too_large"
+    http_status = 413
+
+
+class SlowRequestError(UsageError):
+    """The rest of a request did not arrive in time."""
+
+    code = "slow_request"
+    http_status = 408
+
+
+class WrongMethodError(UsageError):
+    """The path is there, but not with this HTTP method; ``details['allow']`` names those it has."""
+
+    code = "wrong_method"
+    http_status = 405
+
+
+class UnauthorizedError(UsageError):
+    """No token was given, or one that is unknown, revoked or expired."""
+
+    code = "unauthorized"
+    http_status = 401
+
+
+class ForbiddenError(UsageError):
+    """The token is good, but not for this."""
+
+    code = "forbidden"
+    http_status = 403
 
 
 class ConflictError(GreenroomError):
@@ -155,6 +196,13 @@ class DrainingError(BackendError):
 
     code = "draining"
     http_status = 503
+
+
+class RateLimitError(BackendError):
+    """The token's share of requests is used up; ``details['retry_after_s']`` says until when."""
+
+    code = "rate_limit"
+    http_status = 429
 
 
 class PreparationError(GreenroomError):

@@ -53,10 +53,10 @@ def check_request(ledger: Ledger, request: ClaimRequest) -> None:
     """Refuse a malformed request; raises UsageError and changes nothing (no event is written)."""
     check_claim_id(request.claim_id)
     longest = ledger.config.lease.max_ttl
-    if request.ttl_s < 0 or request.ttl_s > longest:
+    if not 0 <= request.ttl_s <= longest:  # this way round it refuses what is not a number too
         raise UsageError(f"ttl_s {request.ttl_s:g} is not within 1 and the pool's {longest:g}")
-    if request.wait_s < 0:
-        raise UsageError(f"wait_s {request.wait_s:g} is negative")
+    if not request.wait_s >= 0:
+        raise UsageError(f"wait_s {request.wait_s:g} is not 0 or more")
     if len(request.holder) > HOLDER_CHARACTERS:
         raise UsageError(f"holder is longer than {HOLDER_CHARACTERS} characters")
     if len(json.dumps(request.labels)) > LABEL_BYTES:

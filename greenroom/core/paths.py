@@ -57,6 +57,11 @@ class StatePaths:
         return self.root / "up.json"
 
     @property
+    def tokens(self) -> Path:
+        """The API's tokens, hashed; 0600."""
+        return self.root / "tokens.json"
+
+    @property
     def temporal_db(self) -> Path:
         return self.root / "temporal.db"
 

@@ -150,6 +150,20 @@ def open_listeners(paths: StatePaths, container: str) -> list[socket.socket]:
     return sockets
 
 
+def open_connector(paths: StatePaths, container: str) -> socket.socket:
+    """A TCP socket inside the container that is not connected: its holder says where to.
+
+    Nothing is sent or received here, so this process still has no network input. Raises
+    RefusedError, OSError.
+    """
+    namespace = open_namespace(read_record(paths, container).get("sandbox_key"))
+    try:
+        (made,) = sockets_within(namespace, 1)
+    finally:
+        os.close(namespace)
+    return made
+
+
 def _bind(listener: socket.socket, where: tuple[str, int]) -> None:
     try:
         listener.bind(where)

@@ -4,6 +4,7 @@ It reads no network input. It answers one request per connection on ``run/opener
 after the other, to root (everything) and to the gate's user (``listen`` only):
 
     {"op":"listen","container":C}                            sockets over SCM_RIGHTS
+    {"op":"connector","container":C}                         one, not connected, as above
     {"op":"mount","container":C,"uid":N,"gid":N,"size_mib":N}
     {"op":"unmount","container":C}
 
@@ -27,7 +28,7 @@ from typing import Any, NoReturn
 
 from greenroom.core.paths import StatePaths
 from greenroom.gate import personal, syscalls
-from greenroom.gate.namespaces import RefusedError, close_all, open_listeners
+from greenroom.gate.namespaces import RefusedError, close_all, open_connector, open_listeners
 
 GATE_USERS = ("greenroom-gate", "nobody")
 """The gate's user: the first of these that exists."""
@@ -140,6 +141,8 @@ class Opener:
             raise RefusedError("bad_request", f"{container!r} is not a container id")
         if op == "listen":
             return open_listeners(self._paths, container)
+        if op == "connector":
+            return [open_connector(self._paths, container)]
         if op == "mount":
             spec = personal.TmpfsSpec(
                 uid=_whole(request, "uid", 1, 2**32 - 2),

@@ -31,6 +31,11 @@ class OpenerClient:
         """Listening sockets inside the container, in the order of its record's listeners."""
         return self._ask({"op": "listen", "container": container})
 
+    def connector(self, container: str) -> socket.socket:
+        """A TCP socket of the container's network, not connected yet."""
+        (made,) = self._ask({"op": "connector", "container": container})
+        return made
+
     def mount(self, container: str, spec: TmpfsSpec) -> None:
         """Mount the container's personal tmpfs; one that is there already is kept."""
         self._ask(

@@ -21,6 +21,7 @@ from typing import Any
 
 from greenroom.core.errors import UsageError
 from greenroom.core.paths import StatePaths
+from greenroom.services.listen import Asked, Listen, parse_listen
 
 DEFAULT_NAMESPACE = "greenroom"
 DEFAULT_DOCKER_HOST = "unix:///var/run/docker.sock"
@@ -31,7 +32,8 @@ _INSTALL_ID = re.compile(r"[0-9a-f]{16}")
 class Decisions:
     """The content of ``up.json``: what ``up`` decided for this install.
 
-    Ports are 0 and ``ui_url`` is empty when the Temporal server is the user's own.
+    Ports are 0 and ``ui_url`` is empty when the Temporal server is the user's own. ``listen`` is
+    empty when the API has its Unix socket only.
     """
 
     temporal_address: str = "127.0.0.1:7233"
@@ -44,6 +46,9 @@ class Decisions:
     docker_host: str = DEFAULT_DOCKER_HOST
     checkout: str = ""
     version: str = ""
+    listen: str = ""
+    tls_cert: str = ""
+    tls_key: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,11 @@ class Settings:
     def docker_host(self) -> str:
         """The engine's address in the form of ``DOCKER_HOST``; always a Unix socket."""
         return self.decided.docker_host
+
+    @property
+    def listen(self) -> Listen | None:
+        """Where the API listens beside its Unix socket. Raises UsageError."""
+        return parse_listen(Asked(self.decided.listen, self.decided.tls_cert, self.decided.tls_key))
 
     @property
     def ui_url(self) -> str:

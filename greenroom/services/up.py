@@ -18,9 +18,12 @@ from greenroom.services import supervisor_client, temporal_server
 from greenroom.services.base_image import ensure_base_image
 from greenroom.services.engine_setup import engine_in_use, ensure_docker
 from greenroom.services.folders import LOCKS, ensure_folders, ensure_gate_user
+from greenroom.services.listen import Asked, parse_listen, tls_context
+from greenroom.services.listen import check as check_listen
 from greenroom.services.process_record import end_leftovers
 from greenroom.services.progress import Report
 from greenroom.services.settings import (
+    Decisions,
     Settings,
     ensure_install_id,
     host_name,
@@ -73,16 +76,51 @@ def bring_up(
             decided = replace(
                 decided, docker_host=engine.docker_host, checkout=checkout(), version=version()
             )
+            decided, moved = _listening(environ, decided, before if running else None)
             settings = Settings(paths, install_id, host_name(environ), decided)
             _check_unchanged(environ, settings, running=running)
             write_decisions(paths, decided)
             if before_start is not None:
                 before_start(settings, report)
             supervisor_client.start_detached(paths, environ, report)
+            if moved:
+                _restart_api(paths, report)
             report("temporal", f"waiting for {decided.temporal_address}")
             _wait_temporal(settings, environ)
         _wait_services(paths, report)
     return settings
+
+
+def _listening(
+    environ: Mapping[str, str], decided: Decisions, running: Decisions | None
+) -> tuple[Decisions, bool]:
+    """With where the API listens, and whether a running one must move. Raises UsageError."""
+    wanted = Asked.of(environ).after(Asked(decided.listen, decided.tls_cert, decided.tls_key))
+    wanted = replace(
+        wanted,
+        cert=wanted.cert and str(Path(wanted.cert).absolute()),
+        key=wanted.key and str(Path(wanted.key).absolute()),
+    )
+    listen = parse_listen(wanted)
+    settled = replace(decided, listen=wanted.listen, tls_cert=wanted.cert, tls_key=wanted.key)
+    moved = running is not None and settled != decided
+    if listen is not None and (running is None or settled.listen != decided.listen):
+        check_listen(listen)
+    elif listen is not None and listen.cert:
+        tls_context(listen)
+    return settled, moved
+
+
+def _restart_api(paths: StatePaths, report: Report) -> None:
+    """Have the API start again with what is decided now, and wait until the old one is gone."""
+    report("services", "restarting api")
+    old = (supervisor_client.status(paths) or {}).get("api", {}).get("pid")
+    supervisor_client.restart(paths, "api")
+    deadline = time.monotonic() + _READY_PATIENCE_S
+    while (supervisor_client.status(paths) or {}).get("api", {}).get("pid") == old:
+        if time.monotonic() > deadline:
+            raise BackendError(f"the API does not end (log: {paths.logs / 'api.log'})")
+        time.sleep(0.05)
 
 
 def _check_unchanged(environ: Mapping[str, str], settings: Settings, *, running: bool) -> None:

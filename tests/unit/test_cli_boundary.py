@@ -13,6 +13,7 @@ import pytest
 
 from greenroom.cli import main as boundary
 from greenroom.cli import options, output
+from greenroom.cli.forward import parse_ports
 from greenroom.cli.main import COMMANDS, PLANNED, run
 from greenroom.cli.release import command as release_command
 from greenroom.core.errors import BY_CODE, GreenroomError, PreparationError, UsageError
@@ -118,8 +119,46 @@ def test_every_command_is_there_and_has_help(name: str, capfd: Capture) -> None:
     assert command.name == name
     assert command.help
     serving = {"worker", "api", "gate", "opener", "supervise", "shell"}
-    assert name in serving or any("--json" in option.opts for option in command.params)
+    parts = command.commands.values() if isinstance(command, click.Group) else [command]
+    for part in parts:
+        assert name in serving or any("--json" in option.opts for option in part.params)
+        assert part.help
     assert run([name, "--help"]) == 0
+
+
+@pytest.mark.parametrize("name", boundary.LOCAL)
+def test_commands_of_the_machine_refuse_a_remote_api(
+    name: str, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GREENROOM_URL", "https://greenroom.example.com")
+    assert run([name]) == 2
+    assert "on the machine itself" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [("http://10.0.0.1:80", "without TLS"), ("ftp://h", "write https"), ("unix://h/x", "write"),
+     ("https://u:p@h", "write"), ("https://h:port", "Port"), ("nonsense", "write")],
+)  # fmt: skip
+def test_addresses_that_cannot_be_are_refused(
+    address: str, why: str, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GREENROOM_URL", address)
+    assert run(["claims"]) == 2
+    assert why in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "ports"), [("8000", (8000, 8000)), ("0:80", (0, 80)), ("1:65535", (1, 65535))]
+)
+def test_ports_to_forward(text: str, ports: tuple[int, int]) -> None:
+    assert parse_ports(text) == ports
+
+
+@pytest.mark.parametrize("text", ["", "0", "x:1", "1:0", "1:65536", "70000:1", "1:2:3", "-1:2"])
+def test_ports_that_cannot_be(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_ports(text)
 
 
 def test_json_after_the_dashes_is_the_commands_own(capfd: Capture) -> None:

@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import json
 import os
+import socket
 import sys
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +17,10 @@ from typing import Any
 import uvicorn
 
 from greenroom.api.app import make_app
-from greenroom.api.listening import listening, server_config
+from greenroom.api.listening import Server, listening, local_config, remote_config
 from greenroom.api.state import ApiState, PersonalParts
 from greenroom.client import PoolClient
+from greenroom.core.access import Scope
 from greenroom.core.errors import CorpseError, GreenroomError
 from greenroom.core.names import container_workflow_id
 from greenroom.core.paths import StatePaths
@@ -25,7 +28,10 @@ from greenroom.core.policy import Phase
 from greenroom.core.records import Lease
 from greenroom.core.slotfile import HostLease, SlotRecord
 from greenroom.metrics import Metrics
+from greenroom.services import tokens
+from greenroom.services.listen import Listen, bind
 from greenroom.services.settings import Decisions, Settings
+from greenroom.services.tokens import Wanted
 from tests.workflows.pools import Pool
 
 
@@ -40,6 +46,7 @@ class FakeHostSide:
     """How many of the next containers to arm are dead."""
     trouble: GreenroomError | None = None
     """What arming raises."""
+    gate_trouble: str = ""
 
     def arm(self, lease: Lease, personal: PersonalParts) -> None:
         if self.dying:
@@ -81,6 +88,12 @@ class FakeHostSide:
     def environment(self, slot: SlotRecord) -> dict[str, str]:
         return {}
 
+    def connect_socket(self, slot: SlotRecord) -> socket.socket:
+        return socket.socket()
+
+    def check(self) -> dict[str, str]:
+        return {"docker": "", "gate": self.gate_trouble}
+
 
 @dataclass
 class Done:
@@ -110,6 +123,36 @@ class ApiLab:
         assert process.returncode is not None
         return Done(process.returncode, out.decode(), err.decode())
 
+    async def remote_cli(self, url: str, token: str, *line: str, stdin: bytes = b"") -> Done:
+        """As ``cli``, over TCP and without a state folder."""
+        environ = {**os.environ, "GREENROOM_URL": url, "GREENROOM_TOKEN": token}
+        process = await asyncio.create_subprocess_exec(
+            str(Path(sys.executable).parent / "greenroom"), *line,
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE, env={**environ, "GREENROOM_STATE": "/nonexistent"},
+        )  # fmt: skip
+        out, err = await process.communicate(stdin)
+        assert process.returncode is not None
+        return Done(process.returncode, out.decode(), err.decode())
+
+    def token(self, name: str, scope: Scope, *pools: str, **more: float) -> str:
+        """A new token; for this pool when none is named."""
+        wanted = Wanted(name, pools or (self.pool.name,), scope, **more)
+        return tokens.create(self.state.paths, wanted, time.time())[1]
+
+    @contextlib.asynccontextmanager
+    async def remote(self) -> AsyncIterator[str]:
+        """The same API on a TCP port, behind its guard; its address."""
+        listen = Listen("127.0.0.1", 0)
+        with bind(listen) as bound:
+            server = Server(remote_config(make_app(self.state), self.state, listen), lambda: None)
+            serve = asyncio.create_task(server.serve(sockets=[bound]))
+            try:
+                yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+            finally:
+                server.should_exit = True
+                await serve
+
     async def start(self, *line: str) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             str(Path(sys.executable).parent / "greenroom"),
@@ -129,7 +172,7 @@ async def serving(pool: Pool, root: Path) -> AsyncIterator[ApiLab]:
     host = FakeHostSide()
     settings = Settings(paths, "0" * 16, "fake", Decisions())
     state = ApiState(settings, PoolClient(pool.client), host, Metrics())
-    server = uvicorn.Server(server_config(make_app(state)))
+    server = uvicorn.Server(local_config(make_app(state)))
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]  # pytest's own
     with listening(paths.api_socket) as listener:
         serve = asyncio.create_task(server.serve(sockets=[listener]))
