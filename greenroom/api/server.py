@@ -18,7 +18,8 @@ from greenroom.api.app import make_app
 from greenroom.api.host import LocalHost
 from greenroom.api.listening import listening, server_config
 from greenroom.api.state import ApiState
-from greenroom.client import SAFE_IN_FLIGHT, PoolClient
+from greenroom.client.pool_client import SAFE_IN_FLIGHT, PoolClient
+from greenroom.client.retries import NO_RETRIES
 from greenroom.metrics import Metrics
 from greenroom.services.logs import log_to_stderr
 from greenroom.services.settings import Settings, load_settings
@@ -65,7 +66,9 @@ async def _connect(settings: Settings, environ: Mapping[str, str]) -> Client:
     while True:
         try:
             return await Client.connect(
-                **connect_config(settings, environ), data_converter=pydantic_data_converter
+                **connect_config(settings, environ),
+                data_converter=pydantic_data_converter,
+                retry_config=NO_RETRIES,  # every call goes through ``patiently``
             )
         except (RPCError, RuntimeError) as error:
             if not said:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from greenroom.cli.http_client import PATIENCE_S, Api, Ask, url
+from greenroom.cli.http_client import PATIENCE_S, Api, Ask
 from greenroom.cli.output import say
 from greenroom.core.errors import BackendError, GreenroomError, NotFoundError
+from greenroom.core.wire import url
 
 
 def take(api: Api, pool: str, body: dict[str, Any], *, named: bool) -> dict[str, Any]:

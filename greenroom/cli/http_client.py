@@ -10,10 +10,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlencode
 
-from greenroom.core.errors import BackendError, UsageError, from_code
+from greenroom.core.errors import BackendError, UsageError
 from greenroom.core.paths import StatePaths
+from greenroom.core.wire import error_of, url
 from greenroom.services.settings import state_paths
 
 PATIENCE_S = 60.0
@@ -114,7 +114,7 @@ class Api:
         finally:
             connection.close()
         if status >= 400:
-            raise _error(status, answer)
+            raise error_of(status, answer)
         return json.loads(answer) if answer else None
 
     def _not_ours(self) -> UsageError:
@@ -130,23 +130,3 @@ class Api:
 def open_api() -> Api:
     """The API of the install that the environment selects; connects to nothing yet."""
     return Api(state_paths(os.environ))
-
-
-def url(*parts: str, **query: object) -> str:
-    """``/v1/…`` of quoted parts; query values that are None are left out."""
-    path = "/v1/" + "/".join(quote(part, safe="") for part in parts)
-    plain = {
-        name: str(value).lower() if isinstance(value, bool) else value
-        for name, value in query.items()
-        if value is not None
-    }
-    return f"{path}?{urlencode(plain)}" if plain else path
-
-
-def _error(status: int, answer: bytes) -> Exception:
-    try:
-        told = json.loads(answer)
-        return from_code(told["error"], told["message"], told.get("details"))
-    except (ValueError, KeyError, TypeError):
-        text = answer.decode(errors="replace")[:200]
-        return BackendError(f"the API answered {status}: {text}")

@@ -24,7 +24,14 @@ from temporalio.common import QueryRejectCondition, WorkflowIDConflictPolicy
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.service import RPCError, RPCStatusCode
 
-from greenroom.client.retries import PAUSE_FIRST_S, WorkflowGoneError, patiently, wait_failed
+from greenroom.client.retries import (
+    NO_RETRIES,
+    PAUSE_FIRST_S,
+    REFUSED_S,
+    WorkflowGoneError,
+    patiently,
+    wait_failed,
+)
 from greenroom.core.config import PoolConfig
 from greenroom.core.errors import (
     NotFoundError,
@@ -80,7 +87,10 @@ async def connect(address: str, namespace: str) -> Client:
     """A Temporal client that speaks Greenroom's models. Raises TemporalError."""
     try:
         return await Client.connect(
-            address, namespace=namespace, data_converter=pydantic_data_converter
+            address,
+            namespace=namespace,
+            data_converter=pydantic_data_converter,
+            retry_config=NO_RETRIES,
         )
     except (RPCError, RuntimeError) as error:
         raise TemporalError(f"Temporal at {address} cannot be reached: {error}") from error
@@ -130,7 +140,8 @@ class PoolClient:
                         return verdict
                 await asyncio.sleep(PAUSE_FIRST_S)
 
-        return await patiently(once, within_s)
+        # Whoever waits long anyway also waits for a server that is away a little longer.
+        return await patiently(once, within_s, refused_s=ANSWER_S)
 
     async def cancel_wait(self, pool: str, claim_id: str) -> None:
         """Cancel a queued claim through its Wait; one that is unknown or closed is success."""
@@ -269,7 +280,9 @@ class PoolClient:
                 answer: M = await handle.execute_update(name, request, result_type=reply)
                 return answer
 
-        return await patiently(once, within_s)
+        return await patiently(
+            once, within_s, refused_s=ANSWER_S if within_s > ANSWER_S else REFUSED_S
+        )
 
     async def _query(
         self, handle: WorkflowHandle[Any, Any], name: str, request: BaseModel | None,
