@@ -76,6 +76,7 @@ class AsyncRunningCommand:
         self._command = command
         self._chunks: AsyncGenerator[Chunk, None] | None = None
         self._exit_code: int | None = None
+        self._input_error: Exception | None = None
 
     @property
     def exit_code(self) -> int:
@@ -144,8 +145,8 @@ class AsyncRunningCommand:
         except TimeoutError:
             raise self._too_long() from None
         except ConnectionClosed as error:
-            if feeder.done() and not feeder.cancelled() and (wrong := feeder.exception()):
-                raise wrong from None  # what gives its input failed, and ended it
+            if self._input_error is not None:
+                raise self._input_error from None  # what gives its input failed, and ended it
             raise BackendError(f"the API broke off while the command ran: {error}") from error
         finally:
             feeder.cancel()
@@ -207,9 +208,9 @@ class AsyncRunningCommand:
             await socket.send(wire.control(wire.STDIN_EOF))
         except ConnectionClosed:
             return  # the command has ended
-        except Exception:
+        except Exception as error:  # noqa: BLE001 - the caller's own code; raised in ``_run``
+            self._input_error = error
             await socket.close()
-            raise
 
 
 class _Window:

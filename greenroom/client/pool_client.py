@@ -47,6 +47,7 @@ from greenroom.core.messages import (
     ExtendReply,
     ExtendRequest,
     LeaseQuery,
+    Queued,
     ReleaseReply,
     ReleaseRequest,
     WaitVerdict,
@@ -156,6 +157,14 @@ class PoolClient:
         async with self._keeper(pool) as keeper:
             found: Lease | None = await self._query(
                 keeper, "lease", LeaseQuery(claim_id=claim_id), Lease
+            )
+            return found
+
+    async def queued(self, pool: str, claim_id: str) -> Queued | None:
+        """The place of a claim in its pool's queue; None when it is not waiting."""
+        async with self._keeper(pool) as keeper:
+            found: Queued | None = await self._query(
+                keeper, "queued", LeaseQuery(claim_id=claim_id), Queued
             )
             return found
 
