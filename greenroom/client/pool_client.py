@@ -27,7 +27,6 @@ from temporalio.service import RPCError, RPCStatusCode
 from greenroom.client.retries import (
     NO_RETRIES,
     PAUSE_FIRST_S,
-    REFUSED_S,
     WorkflowGoneError,
     patiently,
     wait_failed,
@@ -141,7 +140,7 @@ class PoolClient:
                         return verdict
                 await asyncio.sleep(PAUSE_FIRST_S)
 
-        # Whoever waits long anyway also waits for a server that is away a little longer.
+        # As in _update.
         return await patiently(once, within_s, refused_s=ANSWER_S)
 
     async def cancel_wait(self, pool: str, claim_id: str) -> None:
@@ -289,9 +288,8 @@ class PoolClient:
                 answer: M = await handle.execute_update(name, request, result_type=reply)
                 return answer
 
-        return await patiently(
-            once, within_s, refused_s=ANSWER_S if within_s > ANSWER_S else REFUSED_S
-        )
+        # Whoever may wait long also bears a server that is away for longer.
+        return await patiently(once, within_s, refused_s=ANSWER_S if within_s > ANSWER_S else None)
 
     async def _query(
         self, handle: WorkflowHandle[Any, Any], name: str, request: BaseModel | None,

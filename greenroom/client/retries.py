@@ -58,12 +58,14 @@ class WorkflowGoneError(NotFoundError):
 
 
 async def patiently(
-    call: Callable[[], Awaitable[T]], within_s: float, *, refused_s: float = REFUSED_S
+    call: Callable[[], Awaitable[T]], within_s: float, *, refused_s: float | None = None
 ) -> T:
     """``call`` until it answers or fails for good, ``within_s`` in all.
 
-    A server that does nothing but refuse connections is given up after ``refused_s``.
+    A server that does nothing but refuse connections is given up after ``refused_s``, which is
+    ``REFUSED_S`` when it is omitted.
     """
+    borne_s = REFUSED_S if refused_s is None else refused_s
     deadline = time.monotonic() + within_s
     pause = PAUSE_FIRST_S
     refused_since: float | None = None
@@ -76,7 +78,7 @@ async def patiently(
             if not _worth_another_try(error, translated):
                 raise translated from error
             refused_since = (refused_since or began) if _refused(error) else None
-            if refused_since and time.monotonic() - refused_since >= refused_s:
+            if refused_since and time.monotonic() - refused_since >= borne_s:
                 raise translated from error
             if isinstance(translated, OverloadedError):
                 pause = _crowded(pause)

@@ -18,7 +18,7 @@ from temporalio.client import (
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
-from greenroom.client import PoolClient
+from greenroom.client import PoolClient, retries
 from greenroom.core.errors import (
     ConflictError,
     GreenroomError,
@@ -141,6 +141,23 @@ async def test_the_total_time_is_the_clients_own() -> None:
         await claim(FakeTemporal(never.wait), within_s=0.05)
     with pytest.raises(TemporalError, match=r"within 0\.05 s"):
         await claim(FakeTemporal(refused("draining")), within_s=0.05)
+
+
+async def test_a_server_that_only_refuses_is_given_up_soon_and_one_that_is_slow_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refused = RPCError("tcp connect error", RPCStatusCode.UNAVAILABLE, b"")
+    monkeypatch.setattr(retries, "REFUSED_S", 0.1)
+    with pytest.raises(TemporalError, match="refuses connections"):
+        await claim(FakeTemporal(refused), within_s=30)
+    # A restart: refused for a moment, then there, though not quite ready.
+    monkeypatch.setattr(retries, "REFUSED_S", 3600)
+    temporal = FakeTemporal(refused, refused, rpc(RPCStatusCode.UNAVAILABLE), refused, REPLY)
+    assert await claim(temporal) == REPLY
+    # There all the time, and unavailable: the whole time is borne.
+    monkeypatch.setattr(retries, "REFUSED_S", 0.0)
+    with pytest.raises(TemporalError, match=r"within 0\.1 s"):
+        await claim(FakeTemporal(rpc(RPCStatusCode.UNAVAILABLE)), within_s=0.1)
 
 
 async def test_updates_at_once_are_bounded() -> None:
