@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,13 @@ class Api:
             except TimeoutError as error:
                 raise BackendError(f"no answer from the API within {ask.timeout_s:g} s") from error
             time.sleep(0.05)
+
+    def tell(self, ask: Ask) -> None:
+        """Send one request whose answer nobody waits for: the API goes on without its caller."""
+        connection = UnixConnection(self.paths.api_socket, ask.timeout_s)
+        with suppress(OSError):  # best effort: whoever needs to know asks
+            connection.request(ask.method, ask.path)
+        connection.close()
 
     def ask_ready(self) -> None:
         """Wait for an API that is just being restarted. Raises BackendError when none comes."""
