@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import socket
@@ -12,28 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from greenroom.cli.unix_http import exchange, send
 from greenroom.core.errors import BackendError, UsageError
-from greenroom.core.paths import StatePaths
+from greenroom.core.paths import StatePaths, state_root
 from greenroom.core.wire import error_of, url
-from greenroom.services.settings import state_paths
 
 PATIENCE_S = 60.0
 """How long an answer that waits for nothing may take."""
 _RESTART_S = 20.0
-
-
-class UnixConnection(http.client.HTTPConnection):
-    """An HTTP connection to a Unix socket."""
-
-    def __init__(self, path: Path, timeout_s: float) -> None:
-        super().__init__("localhost", timeout=timeout_s)
-        self._path = path
-
-    def connect(self) -> None:
-        """Raises OSError."""
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
 
 
 @dataclass(frozen=True)
@@ -45,6 +30,11 @@ class Ask:
     body: Any = None
     timeout_s: float = PATIENCE_S
     repeatable: bool = True
+
+    @property
+    def content(self) -> bytes:
+        """The body as it travels."""
+        return b"" if self.body is None else json.dumps(self.body).encode()
 
 
 class Api:
@@ -74,7 +64,7 @@ class Api:
             except (FileNotFoundError, ConnectionRefusedError) as error:
                 if time.monotonic() > give_up or not self.supervised():
                     raise self._down(error) from error
-            except (http.client.RemoteDisconnected, ConnectionError) as error:
+            except ConnectionError as error:
                 if time.monotonic() > give_up or not ask.repeatable:
                     raise BackendError(f"the API broke off: {error}") from error
             except PermissionError as error:
@@ -85,10 +75,8 @@ class Api:
 
     def tell(self, ask: Ask) -> None:
         """Send one request whose answer nobody waits for: the API goes on without its caller."""
-        connection = UnixConnection(self.paths.api_socket, ask.timeout_s)
         with suppress(OSError):  # best effort: whoever needs to know asks
-            connection.request(ask.method, ask.path)
-        connection.close()
+            send(self.paths.api_socket, ask.method, ask.path, ask.content, ask.timeout_s).close()
 
     def ask_ready(self) -> None:
         """Wait for an API that is just being restarted. Raises BackendError when none comes."""
@@ -112,15 +100,9 @@ class Api:
             return probe.connect_ex(str(self.paths.supervisor_socket)) == 0
 
     def _send(self, ask: Ask) -> Any:  # noqa: ANN401 - JSON
-        connection = UnixConnection(self.paths.api_socket, ask.timeout_s)
-        body = None if ask.body is None else json.dumps(ask.body)
-        headers = {"Content-Type": "application/json"} if body is not None else {}
-        try:
-            connection.request(ask.method, ask.path, body, headers)
-            response = connection.getresponse()
-            status, answer = response.status, response.read()
-        finally:
-            connection.close()
+        status, answer = exchange(
+            self.paths.api_socket, ask.method, ask.path, ask.content, ask.timeout_s
+        )
         if status >= 400:
             raise error_of(status, answer)
         return json.loads(answer) if answer else None
@@ -137,4 +119,5 @@ class Api:
 
 def open_api() -> Api:
     """The API of the install that the environment selects; connects to nothing yet."""
-    return Api(state_paths(os.environ))
+    root = state_root(os.environ, root=os.geteuid() == 0, home=Path.home())
+    return Api(StatePaths(root.absolute()))
