@@ -57,14 +57,16 @@ class Api:
 
     def ask(self, ask: Ask) -> Any:  # noqa: ANN401 - JSON
         """Send one request; an API that is just being restarted is waited for."""
-        give_up = time.monotonic() + _RESTART_S
+        give_up: float | None = None  # set when it first fails: an answer may be long in coming
         while True:
             try:
                 return self._send(ask)
             except (FileNotFoundError, ConnectionRefusedError) as error:
+                give_up = give_up or time.monotonic() + _RESTART_S
                 if time.monotonic() > give_up or not self.supervised():
                     raise self._down(error) from error
             except ConnectionError as error:
+                give_up = give_up or time.monotonic() + _RESTART_S
                 if time.monotonic() > give_up or not ask.repeatable:
                     raise BackendError(f"the API broke off: {error}") from error
             except PermissionError as error:

@@ -30,8 +30,8 @@ from greenroom.core.lifecycle import EndReason
 
 PAUSE_FIRST_S, PAUSE_MAX_S = 0.02, 0.5
 REFUSED_S = 5.0
-"""How long nothing but refused connections counts as a restart, of which our own server's takes
-1 to 2 s, and not as a server that is not running."""
+"""How long nothing but refused connections counts as a restart and not as a server that does not
+run: our own is back within a second, the supervisor's pause and a busy machine included."""
 NO_RETRIES = RetryConfig(initial_interval_millis=10, max_elapsed_time_millis=20, max_retries=1)
 """For clients whose calls all go through ``patiently``: with the SDK's own retries, a refused
 connection is told after 10 s only, and too many Updates at once after 14 s."""

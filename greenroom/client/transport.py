@@ -60,7 +60,7 @@ class Transport:
 
     async def ask(self, request: Request) -> Any:  # noqa: ANN401 - JSON
         """The decoded answer. Raises any of ``greenroom.core.errors``."""
-        give_up = time.monotonic() + request.again_s
+        give_up: float | None = None  # set when it first fails: an answer may be long in coming
         pause = _PAUSE_S
         while True:
             try:
@@ -68,13 +68,15 @@ class Transport:
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
                 if _forbidden(error):
                     raise UsageError(f"{self.address.url}: {error}: run as its owner") from error
-                if time.monotonic() > give_up or not self.address.may_come_back():
+                give_up = give_up or time.monotonic() + request.again_s
+                if time.monotonic() >= give_up or not self.address.may_come_back():
                     raise self.address.unreachable(error) from error
             except httpx.TimeoutException as error:
                 seconds = request.timeout_s
                 raise BackendError(f"no answer from the API within {seconds:g} s") from error
             except (httpx.TransportError, _AwayError) as error:
-                if time.monotonic() > give_up:
+                give_up = give_up or time.monotonic() + request.again_s
+                if time.monotonic() >= give_up:
                     raise BackendError(f"the API broke off: {error}") from error
             await asyncio.sleep(pause)
             pause = min(2 * pause, _PAUSE_MAX_S)

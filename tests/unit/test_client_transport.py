@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 
 from greenroom.client import AsyncGreenroom
+from greenroom.client import transport as transport_module
 from greenroom.client.address import Address, find_address
 from greenroom.client.transport import Request, Transport
 from greenroom.core.errors import (
@@ -45,7 +47,7 @@ def test_what_is_no_address_is_refused(url: str) -> None:
         find_address("https://h", "two\nlines", environ={})
 
 
-def answering(*answers: httpx.Response | Exception) -> tuple[Transport, list[httpx.Request]]:
+def answering(*answers: Any) -> tuple[Transport, list[httpx.Request]]:
     """A transport whose requests get these answers, in order."""
     asked: list[httpx.Request] = []
     script = list(answers)
@@ -55,7 +57,7 @@ def answering(*answers: httpx.Response | Exception) -> tuple[Transport, list[htt
         found = script.pop(0)
         if isinstance(found, Exception):
             raise found
-        return found
+        return found if isinstance(found, httpx.Response) else found(request)
 
     transport = Transport(Address("http://h"), verify=True)
     transport._client = httpx.AsyncClient(
@@ -85,8 +87,23 @@ async def test_what_passes_is_asked_again_unchanged(passing: Callable[[], Any]) 
     assert [request.content for request in asked] == [b'{"id":"c"}'] * 3
     transport, asked = answering(passing())
     with pytest.raises(BackendError):
-        await transport.ask(Request("POST", "/v1/x", again_s=-1.0))
+        await transport.ask(Request("POST", "/v1/x", again_s=0.0))
     assert len(asked) == 1
+
+
+async def test_an_answer_that_was_long_in_coming_is_asked_for_again_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(transport_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def broken_after_an_hour(request: httpx.Request) -> httpx.Response:
+        now[0] += 3600
+        raise httpx.ReadError("reset")
+
+    transport, asked = answering(broken_after_an_hour, httpx.Response(200, json=[]))
+    assert await transport.ask(Request("GET", "/v1/x")) == []
+    assert len(asked) == 2
 
 
 @pytest.mark.parametrize(
