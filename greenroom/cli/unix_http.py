@@ -1,6 +1,6 @@
 """One HTTP exchange over a Unix socket: what a quick command needs of ``http.client``.
 
-That module brings TLS and mail headers along, a fifth of the time that ``greenroom claim`` takes.
+That module brings TLS and mail headers along, a seventh of what ``greenroom claim`` takes.
 """
 
 from __future__ import annotations
