@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar, cast
+from uuid import uuid4
 
 from pydantic import BaseModel
 from temporalio.client import (
@@ -19,6 +20,7 @@ from temporalio.client import (
     WithStartWorkflowOperation,
     WorkflowFailureError,
     WorkflowHandle,
+    WorkflowUpdateFailedError,
 )
 from temporalio.common import QueryRejectCondition, WorkflowIDConflictPolicy
 from temporalio.contrib.pydantic import pydantic_data_converter
@@ -283,9 +285,20 @@ class PoolClient:
         self, handle: WorkflowHandle[Any, Any], name: str, request: BaseModel, reply: type[M],
         within_s: float,
     ) -> M:  # fmt: skip
+        ident = str(uuid4())
+
         async def once() -> M:
+            nonlocal ident
             async with self._room:
-                answer: M = await handle.execute_update(name, request, result_type=reply)
+                try:
+                    # Under the same id a try after a lost connection waits for what the first one
+                    # began: a release, made twice, would find the lease ending and not wait.
+                    answer: M = await handle.execute_update(
+                        name, request, id=ident, result_type=reply
+                    )
+                except WorkflowUpdateFailedError:
+                    ident = str(uuid4())  # this one has its answer
+                    raise
                 return answer
 
         # Whoever may wait long also bears a server that is away for longer.

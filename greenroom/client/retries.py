@@ -36,6 +36,18 @@ NO_RETRIES = RetryConfig(initial_interval_millis=10, max_elapsed_time_millis=20,
 """For clients whose calls all go through ``patiently``: with the SDK's own retries, a refused
 connection is told after 10 s only, and too many Updates at once after 14 s."""
 _CROWDED_FIRST_S, _CROWDED_MAX_S = 0.25, 4.0
+_PASSING = frozenset(
+    [
+        RPCStatusCode.UNAVAILABLE,
+        RPCStatusCode.RESOURCE_EXHAUSTED,
+        RPCStatusCode.UNKNOWN,  # a connection that breaks in the middle of a call
+        RPCStatusCode.INTERNAL,
+        RPCStatusCode.ABORTED,
+        RPCStatusCode.DATA_LOSS,
+        RPCStatusCode.OUT_OF_RANGE,
+    ]
+)
+"""What the SDK's own retries would ask again."""
 _IN_FLIGHT_LIMIT = "in-flight updates"
 _REFUSED = "tcp connect error"
 _CLOSED_UNDER_US = "AcceptedUpdateCompletedWorkflow"
@@ -170,7 +182,7 @@ def _worth_another_try(error: BaseException, translated: GreenroomError) -> bool
         return isinstance(cause, ApplicationError) and cause.type == _CLOSED_UNDER_US
     if not isinstance(error, RPCError):
         return False
-    if error.status in (RPCStatusCode.RESOURCE_EXHAUSTED, RPCStatusCode.UNAVAILABLE):
+    if error.status in _PASSING:
         return True
     return error.status is RPCStatusCode.FAILED_PRECONDITION and any(
         detail.type_url.endswith(_NOT_READY) for detail in error.grpc_status.details

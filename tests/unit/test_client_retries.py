@@ -53,13 +53,15 @@ class FakeTemporal:
     def __init__(self, *script: object, pools: tuple[str, ...] = ()) -> None:
         self.script = list(script)
         self.asked: list[Any] = []
+        self.ids: list[str] = []
         self._pools = pools
 
     def get_workflow_handle(self, ident: str, **_: object) -> FakeTemporal:
         return self
 
-    async def execute_update(self, name: str, request: object, **_: object) -> object:
+    async def execute_update(self, name: str, request: object, **options: Any) -> object:
         self.asked.append(request)
+        self.ids.append(options["id"])
         answer = self.script.pop(0) if len(self.script) > 1 else self.script[0]
         if isinstance(answer, BaseException):
             raise answer
@@ -87,9 +89,10 @@ async def claim(temporal: FakeTemporal, within_s: float = 5.0) -> ClaimReply:
         lambda: refused("AcceptedUpdateCompletedWorkflow"),
         lambda: rpc(RPCStatusCode.RESOURCE_EXHAUSTED),
         lambda: rpc(RPCStatusCode.UNAVAILABLE),
+        lambda: RPCError("transport error", RPCStatusCode.UNKNOWN, b""),
         lambda: rpc(RPCStatusCode.FAILED_PRECONDITION, WorkflowNotReadyFailure()),
     ],
-    ids=["draining", "closed-under-us", "exhausted", "unavailable", "not-ready"],
+    ids=["draining", "closed-under-us", "exhausted", "unavailable", "broken-off", "not-ready"],
 )
 async def test_what_passes_is_asked_again_with_the_same_request(
     passing: Callable[[], BaseException],
@@ -97,6 +100,14 @@ async def test_what_passes_is_asked_again_with_the_same_request(
     temporal = FakeTemporal(passing(), passing(), REPLY)
     assert await claim(temporal) == REPLY
     assert temporal.asked == [REQUEST] * 3
+
+
+async def test_after_a_lost_connection_the_same_update_is_waited_for() -> None:
+    lost, draining = rpc(RPCStatusCode.UNAVAILABLE), refused("draining")
+    temporal = FakeTemporal(lost, lost, draining, lost, REPLY)
+    await claim(temporal)
+    first, second, third, fourth, fifth = temporal.ids
+    assert first == second == third != fourth == fifth, "an answered one is not asked for again"
 
 
 @pytest.mark.parametrize(
