@@ -21,8 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from greenroom.cli.http_client import Api, Ask, url
+from greenroom.cli.http_client import Api, Ask
 from greenroom.core.paths import StatePaths
+from greenroom.core.wire import url
 
 GREENROOM = Path(sys.executable).with_name("greenroom")
 REQUIREMENTS = ("numpy", "pandas", "scipy", "sympy", "mypy", "hypothesis", "networkx")

@@ -27,6 +27,7 @@ with workflow.unsafe.imports_passed_through():
         ClaimRequest,
         ContainerNews,
         LeaseQuery,
+        Queued,
         ReleaseRequest,
     )
     from greenroom.core.names import place_queue, ulid
@@ -310,6 +311,11 @@ class PoolKeeper:
         """The live lease of a claim."""
         slot = self._ledger.slot_of(query.claim_id)
         return slot.lease if slot else None
+
+    @workflow.query(name="queued")
+    def queued(self, query: LeaseQuery) -> Queued | None:
+        """The place of a claim in the queue."""
+        return leases.place_in_queue(self._ledger, query.claim_id)
 
     # ── small parts ──────────────────────────────────────────────────────────────────────────
 

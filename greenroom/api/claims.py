@@ -32,9 +32,10 @@ from greenroom.core.messages import (
     ClaimRequest,
     ExtendReply,
     ExtendRequest,
+    Queued,
     ReleaseRequest,
 )
-from greenroom.core.names import check_claim_id, ulid
+from greenroom.core.names import check_claim_id, check_pool_name, ulid
 from greenroom.core.pool_messages import SlotView
 from greenroom.core.records import Lease, SavedWork
 
@@ -263,6 +264,15 @@ async def list_claims(state: State) -> list[dict[str, Any]]:
         if slot.claim_id
     ]
     return sorted(found, key=lambda claim: claim["since"])
+
+
+@router.get("/pools/{pool}/queue/{claim_id}")
+async def show_place(pool: str, claim_id: str, state: State) -> Queued:
+    """The place of a waiting claim in its pool's queue. Raises NotFoundError."""
+    found = await state.client.queued(check_pool_name(pool), claim_id)
+    if found is None:
+        raise NotFoundError(f"claim {claim_id} is not waiting in pool {pool}")
+    return found
 
 
 @router.get("/claims/{claim_id}")

@@ -1,12 +1,7 @@
 """Commands in a claimed container over a WebSocket.
 
-The caller's first message is text: an ``ExecOrder`` as JSON. Every later one is binary: one byte
-of channel, then data. Channels: 0 standard input, 1 standard output, 2 standard error, 3 control,
-which is JSON: from the caller ``{"type":"resize","rows":n,"cols":n}`` and
-``{"type":"stdin_eof"}``; to the caller ``{"type":"ack","bytes":n}`` for input that the command's
-end has taken, and as the last message ``{"type":"exit","code":n}`` or
-``{"type":"error","error":…,"message":…,"details":…}``. A caller that keeps at most ``WINDOW`` bytes
-of input without an ack is seen to go away even while its command reads nothing.
+``greenroom.core.wire`` says what travels. A caller that keeps at most ``WINDOW`` bytes of input
+without an ack is seen to go away even while its command reads nothing.
 """
 
 from __future__ import annotations
@@ -24,11 +19,9 @@ from greenroom.api.leases import usable_slot
 from greenroom.api.state import ApiState, State
 from greenroom.core.errors import GreenroomError, NotFoundError, UsageError
 from greenroom.core.slotfile import SlotRecord
+from greenroom.core.wire import CONTROL, STDIN, WINDOW, control, frame
 
 router = APIRouter(prefix="/v1")
-
-STDIN, CONTROL = 0, 3
-WINDOW = 512 * 1024
 
 
 class ExecOrder(BaseModel):
@@ -104,7 +97,7 @@ async def _serve(socket: WebSocket, running: _Running) -> dict[str, object] | No
     while (piece := await running.command.read()) is not None:
         channel, data = piece
         try:
-            await socket.send_bytes(bytes([channel]) + data)
+            await socket.send_bytes(frame(channel, data))
         except (WebSocketDisconnect, RuntimeError):  # Starlette raises either for a closed one
             return None
     return await _ending(running)
@@ -126,11 +119,11 @@ class _Input:
             message = await self._socket.receive()
             if message["type"] == "websocket.disconnect":
                 return
-            frame: bytes = message.get("bytes") or b""
-            if frame[:1] == bytes([STDIN]) and len(frame) > 1:
-                await self._hold(frame[1:])
-            elif frame[:1] == bytes([CONTROL]):
-                await self._control(frame[1:])
+            told: bytes = message.get("bytes") or b""
+            if told[:1] == bytes([STDIN]) and len(told) > 1:
+                await self._hold(told[1:])
+            elif told[:1] == bytes([CONTROL]):
+                await self._control(told[1:])
 
     async def feed(self) -> None:
         """Runs until it is cancelled."""
@@ -216,7 +209,7 @@ def _error(error: GreenroomError) -> dict[str, object]:
 async def _tell(socket: WebSocket, message: dict[str, object]) -> bool:
     """Send a control message; False when nobody listens any more."""
     try:
-        await socket.send_bytes(bytes([CONTROL]) + json.dumps(message).encode())
+        await socket.send_bytes(control(message))
     except (WebSocketDisconnect, RuntimeError):  # Starlette raises either for a closed one
         return False
     return True

@@ -20,7 +20,8 @@ from greenroom.api.app import make_app
 from greenroom.api.host import LocalHost
 from greenroom.api.listening import Server, listening, local_config, remote_config
 from greenroom.api.state import ApiState
-from greenroom.client import SAFE_IN_FLIGHT, PoolClient
+from greenroom.client.pool_client import SAFE_IN_FLIGHT, PoolClient
+from greenroom.client.retries import NO_RETRIES
 from greenroom.core.errors import UsageError
 from greenroom.metrics import Metrics
 from greenroom.services.listen import Listen, bind
@@ -128,7 +129,9 @@ async def _connect(settings: Settings, environ: Mapping[str, str]) -> Client:
     while True:
         try:
             return await Client.connect(
-                **connect_config(settings, environ), data_converter=pydantic_data_converter
+                **connect_config(settings, environ),
+                data_converter=pydantic_data_converter,
+                retry_config=NO_RETRIES,  # every call goes through ``patiently``
             )
         except (RPCError, RuntimeError) as error:
             if not said:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from greenroom.cli.http_client import PATIENCE_S, Api, Ask, url
+from greenroom.cli.http_client import PATIENCE_S, Api, Ask
 from greenroom.cli.output import say
 from greenroom.core.errors import BackendError, GreenroomError, NotFoundError
+from greenroom.core.wire import url
 
 
 def take(api: Api, pool: str, body: dict[str, Any], *, named: bool) -> dict[str, Any]:
@@ -18,8 +19,13 @@ def take(api: Api, pool: str, body: dict[str, Any], *, named: bool) -> dict[str,
     try:
         granted: dict[str, Any] = api.ask(ask)
     except BaseException as error:
-        if not isinstance(error, Exception) or (isinstance(error, BackendError) and not named):
+        if not isinstance(error, Exception):
             give_back(api, pool, body["claim_id"])
+        elif isinstance(error, BackendError) and not named:
+            # What did not answer the claim would not answer this either, so nobody waits for it:
+            # the API gives it back when it can, else the lease ends by itself.
+            where = url("claims", body["claim_id"], pool=pool, save=False, wait=False)
+            api.tell(Ask("DELETE", where))
         raise
     return granted
 

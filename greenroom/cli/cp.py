@@ -14,11 +14,12 @@ from typing import IO, Any, cast
 
 import click
 
-from greenroom.cli.http_client import Api, error_of, open_api, url
+from greenroom.cli.http_client import Api, open_api
 from greenroom.cli.options import json_option
 from greenroom.cli.output import emit, say, size
 from greenroom.cli.unpacking import Unpacker
 from greenroom.core.errors import BackendError, UsageError
+from greenroom.core.wire import error_of, url
 
 _PIECE = 256 * 1024
 _PATIENCE_S = 600.0
@@ -67,7 +68,7 @@ def _fetch(api: Api, claim: str, path: str, target: Path, *, into: bool) -> dict
     own = claim if own == "." else own
     inside = into or target.is_dir()
     folder, name = (target, own) if inside else (target.parent, target.name)
-    connection = api.endpoint.connection(_PATIENCE_S)
+    connection = api.connection(_PATIENCE_S)
     unpacker = Unpacker(folder, name, _LIMIT)
     try:
         connection.request(
@@ -102,7 +103,7 @@ def _send(api: Api, source: Path, claim: str, path: str) -> dict[str, Any]:
     own = source.resolve().name
     folder, name = (path, own) if into else (posixpath.dirname(path) or ".", None)
     packer = _Packer(source, name or posixpath.basename(path))
-    connection = api.endpoint.connection(_PATIENCE_S)
+    connection = api.connection(_PATIENCE_S)
     try:
         # Refused before it was all sent: the answer says why.
         with suppress(BrokenPipeError, ConnectionResetError):

@@ -8,16 +8,19 @@ from typing import Any
 
 import click
 
-from greenroom.cli.http_client import Api
+from greenroom.cli.http_client import PATIENCE_S, Api, Ask
 from greenroom.cli.options import SPAN, json_option
 from greenroom.cli.output import emit, progress, say, until
 from greenroom.cli.settling import wait_gone
 from greenroom.core.errors import BackendError, LiveClaimsError, UsageError
+from greenroom.core.wire import url
 from greenroom.services import supervisor_client
 from greenroom.services.down import bring_down
 from greenroom.services.settings import load_settings
 
 _EVERY_S = 0.5
+_FORCED_S = 10.0
+"""How long a forced ``down`` waits to hear of the live claims before it stops all the same."""
 
 
 @click.command("down")
@@ -62,7 +65,8 @@ def _stop_pools(api: Api, within_s: float, *, wait: bool, force: bool) -> list[s
 def _check_claims(api: Api, within_s: float, *, wait: bool, force: bool) -> None:
     deadline = time.monotonic() + within_s
     said = 0
-    while live := [claim for claim in api.get("claims") if not claim["ending"]]:
+    question = Ask("GET", url("claims"), timeout_s=_FORCED_S if force else PATIENCE_S)
+    while live := [claim for claim in api.ask(question) if not claim["ending"]]:
         if force:
             return
         if not wait:

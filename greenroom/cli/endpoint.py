@@ -7,7 +7,6 @@ certificates), else the system's (``SSL_CERT_FILE``). Only what quick commands n
 
 from __future__ import annotations
 
-import http.client
 import ipaddress
 import socket
 from collections.abc import Mapping
@@ -26,20 +25,6 @@ if TYPE_CHECKING:
 _DIAL_S = 30.0
 
 
-class UnixConnection(http.client.HTTPConnection):
-    """An HTTP connection to a Unix socket."""
-
-    def __init__(self, path: Path, timeout_s: float) -> None:
-        super().__init__("localhost", timeout=timeout_s)
-        self._path = path
-
-    def connect(self) -> None:
-        """Raises OSError."""
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
-
-
 @dataclass(frozen=True)
 class Local:
     """The Unix socket ``path``; ``supervisor`` is the socket of who restarts a dead API."""
@@ -53,14 +38,15 @@ class Local:
     def headers(self) -> dict[str, str]:
         return {}
 
-    def connection(self, timeout_s: float) -> http.client.HTTPConnection:
-        """A connection that is not open yet."""
-        return UnixConnection(self.path, timeout_s)
+    def open(self, timeout_s: float) -> socket.socket:
+        """A connection whose every step takes at most ``timeout_s`` seconds. Raises OSError."""
+        return self.dial(timeout_s)
 
-    def dial(self) -> socket.socket:
-        """An open stream to the API. Raises OSError."""
+    def dial(self, timeout_s: float | None = None) -> socket.socket:
+        """An open stream to the API, before TLS. Raises OSError."""
         one = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
+            one.settimeout(timeout_s)
             one.connect(str(self.path))
         except OSError:
             one.close()
@@ -92,12 +78,16 @@ class Remote:
     def headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.token}"} if self.token else {}
 
-    def connection(self, timeout_s: float) -> http.client.HTTPConnection:
-        """A connection that is not open yet. Raises UsageError for a bad GREENROOM_CA."""
+    def open(self, timeout_s: float) -> socket.socket:
+        """As ``Local.open``, with TLS. Raises UsageError for a bad GREENROOM_CA."""
         context = self.tls_context()
-        if context is None:
-            return http.client.HTTPConnection(self.host, self.port, timeout=timeout_s)
-        return http.client.HTTPSConnection(self.host, self.port, timeout=timeout_s, context=context)
+        plain = self.dial()
+        try:
+            plain.settimeout(timeout_s)
+            return context.wrap_socket(plain, server_hostname=self.host) if context else plain
+        except OSError:
+            plain.close()
+            raise
 
     def dial(self) -> socket.socket:
         """As ``Local.dial``; TLS comes on top."""

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
 from greenroom.cli.http_client import open_api
-from greenroom.cli.options import environment, json_option
+from greenroom.cli.options import check_terminal, environment, json_option
 from greenroom.cli.output import emit
 from greenroom.cli.streaming import Kept, Order, stream, to_streams
-from greenroom.core.errors import UsageError
 
 
 @click.command("exec")
@@ -48,11 +45,3 @@ def command(  # noqa: PLR0913, PLR0917 - click's
     if as_json:
         emit({"claim_id": claim, "exit_code": code, "stdout": kept.stdout, "stderr": kept.stderr})
     return code
-
-
-def check_terminal(*, interactive: bool, tty: bool, as_json: bool) -> None:
-    """Refuse combinations that cannot work. Raises UsageError."""
-    if tty and as_json:
-        raise UsageError("-t and --json do not go together")
-    if tty and interactive and not sys.stdin.isatty():
-        raise UsageError("-i -t needs a terminal on standard input; leave -t out")

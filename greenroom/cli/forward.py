@@ -9,10 +9,11 @@ import click
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
-from greenroom.cli.http_client import Api, error_of, open_api, url
+from greenroom.cli.http_client import Api, open_api
 from greenroom.cli.options import json_option
 from greenroom.cli.output import emit, say
 from greenroom.core.errors import GreenroomError, UsageError
+from greenroom.core.wire import error_of, url
 
 _EOF = "eof"
 _PIECE = 64 * 1024

@@ -1,19 +1,24 @@
-"""The CLI's way to the API: HTTP, with nothing but the standard library."""
+"""The CLI's way to the API: HTTP, with nothing but the standard library, and little of that."""
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import socket
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
-from urllib.parse import quote, urlencode
+from typing import TYPE_CHECKING, Any
 
+from greenroom.cli import plain_http
 from greenroom.cli.endpoint import Endpoint, Local, endpoint_of, local
-from greenroom.core.errors import BackendError, GreenroomError, UsageError, from_code
+from greenroom.core.errors import BackendError, UsageError
 from greenroom.core.paths import StatePaths
+from greenroom.core.wire import error_of, url
+
+if TYPE_CHECKING:
+    import http.client
 
 PATIENCE_S = 60.0
 """How long an answer that waits for nothing may take."""
@@ -29,6 +34,11 @@ class Ask:
     body: Any = None
     timeout_s: float = PATIENCE_S
     repeatable: bool = True
+
+    @property
+    def content(self) -> bytes:
+        """The body as it travels."""
+        return b"" if self.body is None else json.dumps(self.body).encode()
 
 
 class Api:
@@ -51,30 +61,38 @@ class Api:
 
     def ask(self, ask: Ask) -> Any:  # noqa: ANN401 - JSON
         """Send one request; an API that is just being restarted is waited for."""
-        give_up = time.monotonic() + _RESTART_S
+        give_up: float | None = None  # set when it first fails: an answer may be long in coming
         while True:
             try:
                 return self._send(ask)
             except (FileNotFoundError, ConnectionRefusedError) as error:
+                give_up = give_up or time.monotonic() + _RESTART_S
                 if time.monotonic() > give_up or not self.endpoint.restarts():
                     raise self._down(error) from error
-            except (http.client.RemoteDisconnected, ConnectionError) as error:
+            except ConnectionError as error:
+                give_up = give_up or time.monotonic() + _RESTART_S
                 if time.monotonic() > give_up or not ask.repeatable:
                     raise BackendError(f"the API broke off: {error}") from error
             except PermissionError as error:
                 raise self._not_ours() from error
             except TimeoutError as error:
                 raise BackendError(f"no answer from the API within {ask.timeout_s:g} s") from error
-            except (OSError, http.client.HTTPException) as error:
+            except (OSError, ValueError) as error:
                 raise self._unreachable(error) from error
             time.sleep(0.05)
+
+    def tell(self, ask: Ask) -> None:
+        """Send one request whose answer nobody waits for: the API goes on without its caller."""
+        with suppress(OSError), self.endpoint.open(ask.timeout_s) as connection:
+            # Best effort: whoever needs to know asks.
+            plain_http.send(connection, self._request(ask))
 
     def websocket(self, path: str) -> dict[str, Any]:
         """Arguments of websockets' ``connect`` for a path. Waits and raises as ``ask``."""
         context = self.endpoint.tls_context()
         return {
             "uri": f"{'wss' if context else 'ws'}://{self.endpoint.host}{path}",
-            "sock": self._dial(),
+            "sock": self._opened(self.endpoint.dial),
             "ssl": context,
             "server_hostname": self.endpoint.host if context else None,
             "additional_headers": self.endpoint.headers,
@@ -85,11 +103,19 @@ class Api:
             "proxy": None,
         }
 
-    def _dial(self) -> socket.socket:
+    def connection(self, timeout_s: float) -> http.client.HTTPConnection:
+        """An open connection for what travels in pieces. Waits and raises as ``ask``."""
+        import http.client  # noqa: PLC0415 - 12 ms that quick commands do not need
+
+        made = http.client.HTTPConnection(self.endpoint.host, timeout=timeout_s)
+        made.sock = self._opened(lambda: self.endpoint.open(timeout_s))
+        return made
+
+    def _opened(self, dial: Callable[[], socket.socket]) -> socket.socket:
         give_up = time.monotonic() + _RESTART_S
         while True:
             try:
-                return self.endpoint.dial()
+                return dial()
             except PermissionError as error:
                 raise self._not_ours() from error
             except (FileNotFoundError, ConnectionRefusedError) as error:
@@ -100,18 +126,16 @@ class Api:
             time.sleep(0.05)
 
     def _send(self, ask: Ask) -> Any:  # noqa: ANN401 - JSON
-        connection = self.endpoint.connection(ask.timeout_s)
-        body = None if ask.body is None else json.dumps(ask.body)
-        headers = {"Content-Type": "application/json"} if body is not None else {}
-        try:
-            connection.request(ask.method, ask.path, body, {**headers, **self.endpoint.headers})
-            response = connection.getresponse()
-            status, answer = response.status, response.read()
-        finally:
-            connection.close()
+        with self.endpoint.open(ask.timeout_s) as connection:
+            status, answer = plain_http.exchange(connection, self._request(ask))
         if status >= 400:
             raise error_of(status, answer)
         return json.loads(answer) if answer else None
+
+    def _request(self, ask: Ask) -> plain_http.Request:
+        return plain_http.Request(
+            ask.method, ask.path, self.endpoint.host, self.endpoint.headers, ask.content
+        )
 
     def _not_ours(self) -> UsageError:
         return UsageError(
@@ -134,24 +158,3 @@ class Api:
 def open_api() -> Api:
     """The API of the install that the environment selects; connects to nothing yet."""
     return Api(endpoint_of(os.environ))
-
-
-def url(*parts: str, **query: object) -> str:
-    """``/v1/…`` of quoted parts; query values that are None are left out."""
-    path = "/v1/" + "/".join(quote(part, safe="") for part in parts)
-    plain = {
-        name: str(value).lower() if isinstance(value, bool) else value
-        for name, value in query.items()
-        if value is not None
-    }
-    return f"{path}?{urlencode(plain)}" if plain else path
-
-
-def error_of(status: int, answer: bytes) -> GreenroomError:
-    """The error that an answer of 400 and above says."""
-    try:
-        told = json.loads(answer)
-        return from_code(told["error"], told["message"], told.get("details"))
-    except (ValueError, KeyError, TypeError):
-        text = answer.decode(errors="replace")[:200]
-        return BackendError(f"the API answered {status}: {text}")

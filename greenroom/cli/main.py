@@ -9,9 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import platform
 import sys
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
@@ -179,6 +177,9 @@ def _refuse(refused: click.ClickException | GreenroomError, style: _Style) -> in
 
 
 def _report(error: Exception, arguments: Sequence[str], style: _Style) -> int:
+    import platform  # noqa: PLC0415 - for bugs alone
+    import traceback  # noqa: PLC0415
+
     what = f"{type(error).__name__}: {error}"
     if style.json:
         print(json.dumps({"error": "internal", "message": what, "details": {}}, indent=2))

@@ -6,7 +6,7 @@ import base64
 import getpass
 import os
 import re
-import secrets
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -102,9 +102,17 @@ def claim_body(wanted: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def check_terminal(*, interactive: bool, tty: bool, as_json: bool) -> None:
+    """Refuse combinations that cannot work. Raises UsageError."""
+    if tty and as_json:
+        raise UsageError("-t and --json do not go together")
+    if tty and interactive and not sys.stdin.isatty():
+        raise UsageError("-i -t needs a terminal on standard input; leave -t out")
+
+
 def new_claim_id() -> str:
     """An id that people can type: ``c`` and 50 random bits."""
-    return "c" + "".join(secrets.choice(_ALPHABET) for _ in range(10))
+    return "c" + "".join(_ALPHABET[byte & 31] for byte in os.urandom(10))
 
 
 def pairs(texts: tuple[str, ...], option: str) -> dict[str, str]:

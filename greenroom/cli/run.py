@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import signal
+import threading
+from importlib import import_module
 from types import FrameType
 from typing import Any, NoReturn
 
 import click
 
 from greenroom.cli.claiming import give_back, take
-from greenroom.cli.exec import check_terminal
 from greenroom.cli.http_client import open_api
-from greenroom.cli.options import claim_body, claim_options, json_option
+from greenroom.cli.options import check_terminal, claim_body, claim_options, json_option
 from greenroom.cli.output import emit
-from greenroom.cli.streaming import Kept, Order, stream, to_streams
+
+_STREAMS = "greenroom.cli.streaming"
 
 
 @click.command("run")
@@ -39,7 +41,11 @@ def command(  # noqa: PLR0913, PLR0917 - click's
     check_terminal(interactive=interactive, tty=tty, as_json=as_json)
     signal.signal(signal.SIGTERM, _end)
     api = open_api()
+    # What streams takes as long to import as a claim takes to be granted: both at once.
+    threading.Thread(target=import_module, args=(_STREAMS,), daemon=True).start()
     granted = take(api, pool, claim_body(wanted), named=bool(wanted["claim_id"]))
+    from greenroom.cli.streaming import Kept, Order, stream, to_streams  # noqa: PLC0415 - as above
+
     kept = Kept()
     try:
         order = Order(

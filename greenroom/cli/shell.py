@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from greenroom.cli.exec import check_terminal
 from greenroom.cli.http_client import open_api
+from greenroom.cli.options import check_terminal
 from greenroom.cli.streaming import Order, stream
 
 _SHELL = "if command -v bash >/dev/null; then exec bash -l; else exec sh -l; fi"

@@ -19,13 +19,9 @@ from typing import Protocol
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from greenroom.cli.http_client import Api, error_of, url
-from greenroom.core.errors import BackendError, from_code
-
-_STDIN, _STDOUT, _STDERR, _CONTROL = 0, 1, 2, 3
-_PIECE = 64 * 1024
-_WINDOW = 512 * 1024
-"""Bytes of input that may be under way without an ack (see ``greenroom.api.exec_stream``)."""
+from greenroom.cli.http_client import Api
+from greenroom.core import wire
+from greenroom.core.errors import BackendError
 
 
 @dataclass(frozen=True)
@@ -59,30 +55,35 @@ class Kept:
     """A ``Sink`` that keeps everything, as text."""
 
     def __init__(self) -> None:
-        self._pieces: dict[int, bytearray] = {_STDOUT: bytearray(), _STDERR: bytearray()}
+        self._pieces: dict[int, bytearray] = {
+            wire.STDOUT: bytearray(),
+            wire.STDERR: bytearray(),
+        }
 
     def __call__(self, channel: int, data: bytes) -> None:
         self._pieces[channel].extend(data)
 
     @property
     def stdout(self) -> str:
-        return self._pieces[_STDOUT].decode(errors="replace")
+        return self._pieces[wire.STDOUT].decode(errors="replace")
 
     @property
     def stderr(self) -> str:
-        return self._pieces[_STDERR].decode(errors="replace")
+        return self._pieces[wire.STDERR].decode(errors="replace")
 
 
 def stream(api: Api, order: Order, sink: Sink = to_streams) -> int:
     """Run one command to its end; its exit code. Raises ``greenroom.core.errors``."""
     try:
-        with connect(**api.websocket(url("claims", order.claim_id, "exec"))) as socket:
+        with connect(**api.websocket(wire.url("claims", order.claim_id, "exec"))) as socket:
             socket.send(_first(order))
             window = _Window()
             with _input(socket, order, window):
                 return _output(socket, sink, window)
     except InvalidStatus as error:
-        raise error_of(error.response.status_code, bytes(error.response.body or b"")) from error
+        raise wire.error_of(
+            error.response.status_code, bytes(error.response.body or b"")
+        ) from error
     except (OSError, InvalidHandshake) as error:
         if isinstance(error, BrokenPipeError):
             raise  # our own standard output
@@ -114,7 +115,7 @@ class _Window:
 
     def take(self, count: int) -> None:
         with self._changed:
-            self._changed.wait_for(lambda: self._under_way + count <= _WINDOW)
+            self._changed.wait_for(lambda: self._under_way + count <= wire.WINDOW)
             self._under_way += count
 
     def give(self, count: int) -> None:
@@ -129,24 +130,22 @@ def _output(socket: ClientConnection, sink: Sink, window: _Window) -> int:
             message = socket.recv()
         except ConnectionClosed as error:
             raise BackendError(f"the API broke off while the command ran: {error}") from error
-        frame = message if isinstance(message, bytes) else message.encode()
-        if frame[0] != _CONTROL:
-            sink(frame[0], frame[1:])
-            continue
-        told = json.loads(frame[1:])
-        if told["type"] == "ack":
-            window.give(int(told["bytes"]))
-            continue
-        if told["type"] == "exit":
-            return int(told["code"])
-        raise from_code(told["error"], told["message"], told["details"])
+        match wire.hear(message):
+            case wire.Output(channel, data):
+                sink(channel, data)
+            case wire.Ack(count):
+                window.give(count)
+            case wire.Exit(code):
+                return code
+            case None:
+                continue
 
 
 @contextmanager
 def _input(socket: ClientConnection, order: Order, window: _Window) -> Iterator[None]:
     """Feed input, and follow the terminal's size, while the block runs."""
     if not order.stdin:
-        _control(socket, {"type": "stdin_eof"})
+        _control(socket, wire.STDIN_EOF)
         yield
         return
     resized, wake = os.pipe()
@@ -169,22 +168,22 @@ def _feed(socket: ClientConnection, resized: int, window: _Window) -> None:
         while True:
             ready, _, _ = select.select(waiting, [], [])
             if resized in ready:
-                os.read(resized, _PIECE)
+                os.read(resized, wire.PIECE)
                 columns, rows = shutil.get_terminal_size()
                 _control(socket, {"type": "resize", "rows": rows, "cols": columns})
             if 0 in ready:
-                data = os.read(0, _PIECE)
+                data = os.read(0, wire.PIECE)
                 if not data:
-                    _control(socket, {"type": "stdin_eof"})
+                    _control(socket, wire.STDIN_EOF)
                     waiting = [resized]
                 else:
                     window.take(len(data))
-                    socket.send(bytes([_STDIN]) + data)
+                    socket.send(wire.frame(wire.STDIN, data))
 
 
 def _control(socket: ClientConnection, told: dict[str, object]) -> None:
     with suppress(ConnectionClosed):  # an answer that explains it is on its way
-        socket.send(bytes([_CONTROL]) + json.dumps(told).encode())
+        socket.send(wire.control(told))
 
 
 @contextmanager

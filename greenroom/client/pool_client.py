@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar, cast
+from uuid import uuid4
 
 from pydantic import BaseModel
 from temporalio.client import (
@@ -20,13 +21,20 @@ from temporalio.client import (
     WithStartWorkflowOperation,
     WorkflowFailureError,
     WorkflowHandle,
+    WorkflowUpdateFailedError,
 )
 from temporalio.common import QueryRejectCondition, WorkflowIDConflictPolicy
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.service import RPCError, RPCStatusCode
 
 from greenroom.client.coalesce import Answer, Coalescer
-from greenroom.client.retries import PAUSE_FIRST_S, WorkflowGoneError, patiently, wait_failed
+from greenroom.client.retries import (
+    NO_RETRIES,
+    PAUSE_FIRST_S,
+    WorkflowGoneError,
+    patiently,
+    wait_failed,
+)
 from greenroom.core.config import PoolConfig
 from greenroom.core.errors import GreenroomError, NotFoundError, TemporalError, from_code
 from greenroom.core.ledger import KeeperInput
@@ -41,6 +49,7 @@ from greenroom.core.messages import (
     ExtendReply,
     ExtendRequest,
     LeaseQuery,
+    Queued,
     Refusal,
     ReleaseReply,
     ReleaseRequest,
@@ -82,7 +91,10 @@ async def connect(address: str, namespace: str) -> Client:
     """A Temporal client that speaks Greenroom's models. Raises TemporalError."""
     try:
         return await Client.connect(
-            address, namespace=namespace, data_converter=pydantic_data_converter
+            address,
+            namespace=namespace,
+            data_converter=pydantic_data_converter,
+            retry_config=NO_RETRIES,
         )
     except (RPCError, RuntimeError) as error:
         raise TemporalError(f"Temporal at {address} cannot be reached: {error}") from error
@@ -151,7 +163,8 @@ class PoolClient:
                         return verdict
                 await asyncio.sleep(PAUSE_FIRST_S)
 
-        return await patiently(once, within_s)
+        # As in _update.
+        return await patiently(once, within_s, refused_s=ANSWER_S)
 
     async def cancel_wait(self, pool: str, claim_id: str) -> None:
         """Cancel a queued claim through its Wait; one that is unknown or closed is success."""
@@ -166,6 +179,14 @@ class PoolClient:
         async with self._keeper(pool) as keeper:
             found: Lease | None = await self._query(
                 keeper, "lease", LeaseQuery(claim_id=claim_id), Lease
+            )
+            return found
+
+    async def queued(self, pool: str, claim_id: str) -> Queued | None:
+        """The place of a claim in its pool's queue; None when it is not waiting."""
+        async with self._keeper(pool) as keeper:
+            found: Queued | None = await self._query(
+                keeper, "queued", LeaseQuery(claim_id=claim_id), Queued
             )
             return found
 
@@ -285,12 +306,24 @@ class PoolClient:
         self, handle: WorkflowHandle[Any, Any], name: str, request: BaseModel, reply: type[M],
         within_s: float,
     ) -> M:  # fmt: skip
+        ident = str(uuid4())
+
         async def once() -> M:
+            nonlocal ident
             async with self._room:
-                answer: M = await handle.execute_update(name, request, result_type=reply)
+                try:
+                    # Under the same id a try after a lost connection waits for what the first one
+                    # began: a release, made twice, would find the lease ending and not wait.
+                    answer: M = await handle.execute_update(
+                        name, request, id=ident, result_type=reply
+                    )
+                except WorkflowUpdateFailedError:
+                    ident = str(uuid4())  # this one has its answer
+                    raise
                 return answer
 
-        return await patiently(once, within_s)
+        # Whoever may wait long also bears a server that is away for longer.
+        return await patiently(once, within_s, refused_s=ANSWER_S if within_s > ANSWER_S else None)
 
     async def _query(
         self, handle: WorkflowHandle[Any, Any], name: str, request: BaseModel | None,

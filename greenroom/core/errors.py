@@ -20,10 +20,13 @@
     │   ├── EngineError       Docker answered with an error, or not at all
     │   ├── GateError         the gate or the opener
     │   ├── TemporalError     the Temporal service
+    │   │   └── OverloadedError  … takes no more Updates of one workflow at once
     │   ├── DrainingError     the keeper is continuing as new: ask again
     │   └── RateLimitError    too many requests: ask again later       HTTP 429
-    └── PreparationError      a step of preparing failed for good exit 1    HTTP 422
-        └── StepTimeoutError  … because it hung
+    ├── PreparationError      a step of preparing failed for good exit 1    HTTP 422
+    │   └── StepTimeoutError  … because it hung
+    └── CommandError          a command's exit code is not 0      exit 1    HTTP 422
+        └── CommandTimeoutError  … because it was ended at its time-out
 
 ``code`` is what travels: the ``type`` of a Temporal ``ApplicationError``, the ``error`` of an
 HTTP answer, the ``error`` of ``--json``. ``retryable`` says whether an activity that raises it
@@ -191,6 +194,13 @@ class TemporalError(BackendError):
     code = "temporal"
 
 
+class OverloadedError(TemporalError):
+    """More Updates at once on one workflow than the Temporal server allows."""
+
+    code = "overloaded"
+    http_status = 503
+
+
 class DrainingError(BackendError):
     """The keeper is handing over to its next run; the same request succeeds in a moment."""
 
@@ -219,6 +229,26 @@ class StepTimeoutError(PreparationError):
     """A step of preparing went on past its time-out and was ended."""
 
     code = "step_timeout"
+    exec_exit_code = 124
+
+
+class CommandError(GreenroomError):
+    """A command in a container ended with another exit code than 0, and that was asked to raise.
+
+    ``details``: ``exit_code``, None when it was killed. ``stdout`` and ``stderr`` are what it had
+    printed, where that was kept.
+    """
+
+    code = "command"
+    http_status = 422
+    stdout: str = ""
+    stderr: str = ""
+
+
+class CommandTimeoutError(CommandError):
+    """A command went on past its time-out and was killed."""
+
+    code = "command_timeout"
     exec_exit_code = 124
 
 

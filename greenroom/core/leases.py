@@ -284,6 +284,14 @@ def _start_wait(ledger: Ledger, request: ClaimRequest) -> None:
     ledger.post("start", ident, "Wait", WaitInput(pool=ledger.pool, request=request))
 
 
+def place_in_queue(ledger: Ledger, claim_id: str) -> Queued | None:
+    """Where a claim stands in the queue; None when it does not."""
+    for position, waiting in enumerate(ledger.queue):
+        if waiting.request.claim_id == claim_id:
+            return _queued(ledger, waiting, position).queued
+    return None
+
+
 def _queued(ledger: Ledger, waiting: Waiting, position: int) -> ClaimReply:
     typical = sorted(ledger.timings)[len(ledger.timings) // 2] if ledger.timings else 30.0
     rounds = position // IN_FLIGHT + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,3 +113,13 @@ class StatePaths:
     def build_log(self, pool: str, name: str) -> Path:
         """The output of preparing one snapshot or container."""
         return self.evidence / pool / f"{name}.log"
+
+
+def state_root(environ: Mapping[str, str], *, root: bool, home: Path) -> Path:
+    """The state folder that a user's environment selects: the named one, else the usual one."""
+    if named := environ.get("GREENROOM_STATE", ""):
+        return Path(named)
+    if root:
+        return Path("/var/lib/greenroom")
+    base = environ.get("XDG_STATE_HOME") or str(home / ".local" / "state")
+    return Path(base) / "greenroom"

@@ -141,6 +141,7 @@ class Child:
         if self.identity is not None:
             with suppress(ProcessLookupError):
                 os.kill(self.identity.pid, signal.SIGTERM)
+                os.kill(self.identity.pid, signal.SIGCONT)  # one that is stopped hears nothing
 
     def _kill(self, process: ProcessId | None) -> None:
         """End a process by force, unless another has taken its place."""

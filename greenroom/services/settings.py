@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from greenroom.core.errors import UsageError
-from greenroom.core.paths import StatePaths
+from greenroom.core.paths import StatePaths, state_root
 from greenroom.services.listen import Asked, Listen, parse_listen
 
 DEFAULT_NAMESPACE = "greenroom"
@@ -92,13 +92,8 @@ class Settings:
 
 def state_paths(environ: Mapping[str, str]) -> StatePaths:
     """The state folder that ``environ`` and the user's id select."""
-    named = environ.get("GREENROOM_STATE", "")
-    if named:
-        return StatePaths(Path(named).absolute())
-    if os.geteuid() == 0:
-        return StatePaths(Path("/var/lib/greenroom"))
-    base = environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return StatePaths(Path(base) / "greenroom")
+    root = state_root(environ, root=os.geteuid() == 0, home=Path.home())
+    return StatePaths(root.absolute())
 
 
 def ensure_install_id(paths: StatePaths) -> str:

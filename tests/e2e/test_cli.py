@@ -6,10 +6,9 @@ import os
 import pty
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
-from tests.e2e.stack import POOL, PROGRAM, Stack, Watched
+from tests.e2e.stack import POOL, PROGRAM, Watched
 
 
 def test_claim_exec_release_with_saved_work(watched: Watched, tmp_path: Path) -> None:
@@ -192,16 +191,3 @@ def test_down_is_refused_while_claims_live_and_up_brings_the_same_back(watched: 
     assert after["claims_warm"] == before["claims_warm"]
     assert after["commit"] == before["commit"]
     assert stack.ok("saved", lease["claim_id"], "--json").json["state"] == "saved"
-
-
-def test_quick_commands_import_nothing_heavy(stack: Stack) -> None:
-    heavy = ["temporalio", "docker", "fastapi", "pydantic", "yaml", "uvicorn"]
-    for name in ("claim", "exec", "run", "release"):
-        code = (
-            f"import sys, greenroom.cli.main, greenroom.cli.{name};"
-            f"print([m for m in {heavy!r} if m in sys.modules])"
-        )
-        seen = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, check=True, cwd=stack.folder
-        )
-        assert seen.stdout.decode().strip() == "[]"

@@ -18,7 +18,7 @@ from temporalio.client import (
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
-from greenroom.client import PoolClient
+from greenroom.client import PoolClient, retries
 from greenroom.core.errors import (
     ConflictError,
     GreenroomError,
@@ -59,13 +59,15 @@ class FakeTemporal:
     def __init__(self, *script: object, pools: tuple[str, ...] = ()) -> None:
         self.script = list(script)
         self.asked: list[Any] = []
+        self.ids: list[str] = []
         self._pools = pools
 
     def get_workflow_handle(self, ident: str, **_: object) -> FakeTemporal:
         return self
 
-    async def execute_update(self, name: str, request: object, **_: object) -> object:
+    async def execute_update(self, name: str, request: object, **options: Any) -> object:
         self.asked.append(request)
+        self.ids.append(options["id"])
         answer = self.script.pop(0) if len(self.script) > 1 else self.script[0]
         if isinstance(answer, BaseException):
             raise answer
@@ -93,9 +95,10 @@ async def claim(temporal: FakeTemporal, within_s: float = 5.0) -> ClaimReply:
         lambda: refused("AcceptedUpdateCompletedWorkflow"),
         lambda: rpc(RPCStatusCode.RESOURCE_EXHAUSTED),
         lambda: rpc(RPCStatusCode.UNAVAILABLE),
+        lambda: RPCError("transport error", RPCStatusCode.UNKNOWN, b""),
         lambda: rpc(RPCStatusCode.FAILED_PRECONDITION, WorkflowNotReadyFailure()),
     ],
-    ids=["draining", "closed-under-us", "exhausted", "unavailable", "not-ready"],
+    ids=["draining", "closed-under-us", "exhausted", "unavailable", "broken-off", "not-ready"],
 )
 async def test_what_passes_is_asked_again_with_the_same_request(
     passing: Callable[[], BaseException],
@@ -103,6 +106,14 @@ async def test_what_passes_is_asked_again_with_the_same_request(
     temporal = FakeTemporal(passing(), passing(), REPLY)
     assert await claim(temporal) == REPLY
     assert temporal.asked == [REQUEST] * 3
+
+
+async def test_after_a_lost_connection_the_same_update_is_waited_for() -> None:
+    lost, draining = rpc(RPCStatusCode.UNAVAILABLE), refused("draining")
+    temporal = FakeTemporal(lost, lost, draining, lost, REPLY)
+    await claim(temporal)
+    first, second, third, fourth, fifth = temporal.ids
+    assert first == second == third != fourth == fifth, "an answered one is not asked for again"
 
 
 @pytest.mark.parametrize(
@@ -147,6 +158,23 @@ async def test_the_total_time_is_the_clients_own() -> None:
         await claim(FakeTemporal(never.wait), within_s=0.05)
     with pytest.raises(TemporalError, match=r"within 0\.05 s"):
         await claim(FakeTemporal(refused("draining")), within_s=0.05)
+
+
+async def test_a_server_that_only_refuses_is_given_up_soon_and_one_that_is_slow_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refused = RPCError("tcp connect error", RPCStatusCode.UNAVAILABLE, b"")
+    monkeypatch.setattr(retries, "REFUSED_S", 0.1)
+    with pytest.raises(TemporalError, match="refuses connections"):
+        await claim(FakeTemporal(refused), within_s=30)
+    # A restart: refused for a moment, then there, though not quite ready.
+    monkeypatch.setattr(retries, "REFUSED_S", 3600)
+    temporal = FakeTemporal(refused, refused, rpc(RPCStatusCode.UNAVAILABLE), refused, REPLY)
+    assert await claim(temporal) == REPLY
+    # There all the time, and unavailable: the whole time is borne.
+    monkeypatch.setattr(retries, "REFUSED_S", 0.0)
+    with pytest.raises(TemporalError, match=r"within 0\.1 s"):
+        await claim(FakeTemporal(rpc(RPCStatusCode.UNAVAILABLE)), within_s=0.1)
 
 
 async def test_updates_at_once_are_bounded() -> None:

@@ -146,6 +146,14 @@ def test_core_is_pure(path: Path) -> None:
             assert called not in CORE_IO, f"{path}:{node.lineno}: core calls {called}"
 
 
+@pytest.mark.parametrize("path", sources("greenroom/client"), ids=lambda p: p.name)
+def test_the_client_needs_core_and_no_more_of_ours(path: Path) -> None:
+    for line, name in imports(path):
+        if path.name != "worker.py" and name.startswith(("greenroom.", "activities", "workflows")):
+            own = name.startswith(("greenroom.core.", "greenroom.client."))
+            assert own, f"{path}:{line} imports {name}: the distribution greenroom-client has none"
+
+
 @pytest.mark.parametrize("path", ALL, ids=lambda p: str(p.relative_to(ROOT)))
 def test_each_foreign_system_has_one_door(path: Path) -> None:
     for line, name in imports(path):

@@ -34,6 +34,9 @@ from greenroom.services.settings import Decisions, Settings
 from greenroom.services.tokens import Wanted
 from tests.workflows.pools import Pool
 
+ENGINE = "engine.sock"
+"""The engine's socket in the run folder; a test that needs one listens there."""
+
 
 @dataclass
 class FakeHostSide:
@@ -170,7 +173,8 @@ async def serving(pool: Pool, root: Path) -> AsyncIterator[ApiLab]:
     paths = StatePaths(root)
     paths.run.mkdir(parents=True)
     host = FakeHostSide()
-    settings = Settings(paths, "0" * 16, "fake", Decisions())
+    decided = Decisions(docker_host=f"unix://{paths.run / ENGINE}")
+    settings = Settings(paths, "0" * 16, "fake", decided)
     state = ApiState(settings, PoolClient(pool.client), host, Metrics())
     server = uvicorn.Server(local_config(make_app(state)))
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]  # pytest's own

@@ -33,9 +33,11 @@ def temporal_binary() -> str:
 
 
 @asynccontextmanager
-async def dev_server(identity: str | None = None) -> AsyncIterator[WorkflowEnvironment]:
-    """A server in memory with the settings that ``greenroom up`` gives its own."""
-    options = [word for value in DYNAMIC for word in ("--dynamic-config-value", value)]
+async def dev_server(
+    identity: str | None = None, dynamic: tuple[str, ...] = DYNAMIC
+) -> AsyncIterator[WorkflowEnvironment]:
+    """A server in memory; omitted, with the settings that ``greenroom up`` gives its own."""
+    options = [word for value in dynamic for word in ("--dynamic-config-value", value)]
     async with await WorkflowEnvironment.start_local(
         dev_server_existing_path=temporal_binary(),
         data_converter=pydantic_data_converter,
