@@ -75,7 +75,9 @@ def commands() -> str:
 
 
 def _help(command: click.Command, name: str) -> str:
-    context = click.Context(command, info_name=name, terminal_width=96, max_content_width=96)
+    context = click.Context(
+        command, info_name=name, terminal_width=96, max_content_width=96, **cli.context_settings
+    )
     return f"```text\n{command.get_help(context)}\n```"
 
 
