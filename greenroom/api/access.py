@@ -53,6 +53,7 @@ RULES: dict[tuple[str, str], Rule] = {
     ("GET", "/metrics"): Rule(Scope.READ, Subject.ALL_POOLS),
     ("GET", "/v1/pools"): _READ_SOME,
     ("GET", "/v1/pools/{pool}"): _READ_POOL,
+    ("GET", "/v1/pools/{pool}/queue/{claim_id}"): _READ_POOL,
     ("PUT", "/v1/pools/{pool}"): _CHANGE_POOL,
     ("DELETE", "/v1/pools/{pool}"): _CHANGE_POOL,
     ("POST", "/v1/pools/{pool}/suspend"): _CHANGE_POOL,
