@@ -168,14 +168,16 @@ class ApiLab:
 
 
 @contextlib.asynccontextmanager
-async def serving(pool: Pool, root: Path) -> AsyncIterator[ApiLab]:
+async def serving(
+    pool: Pool, root: Path, messages: PoolClient | None = None
+) -> AsyncIterator[ApiLab]:
     """Serve the API for ``pool`` from a state folder of the test's own."""
     paths = StatePaths(root)
     paths.run.mkdir(parents=True)
     host = FakeHostSide()
     decided = Decisions(docker_host=f"unix://{paths.run / ENGINE}")
     settings = Settings(paths, "0" * 16, "fake", decided)
-    state = ApiState(settings, PoolClient(pool.client), host, Metrics())
+    state = ApiState(settings, messages or PoolClient(pool.client), host, Metrics())
     server = uvicorn.Server(local_config(make_app(state)))
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]  # pytest's own
     with listening(paths.api_socket) as listener:
