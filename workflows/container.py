@@ -14,7 +14,7 @@ from temporalio.common import SearchAttributeUpdate
 from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
-    from greenroom.core.errors import FencedError, GreenroomError, NotFoundError
+    from greenroom.core.errors import NotFoundError
     from greenroom.core.lifecycle import EndReason, State
     from greenroom.core.messages import (
         ArmReply,
@@ -35,6 +35,7 @@ with workflow.unsafe.imports_passed_through():
     from greenroom.core.orders import EndInput
     from greenroom.core.records import Failure, Lease, SavedWork
     from workflows import failures
+    from workflows.held_lease import GRANT_PATIENCE, HeldLease
     from workflows.on_host import OnHost
     from workflows.outbox import CLAIM, HOST, STATE
 
@@ -43,9 +44,6 @@ UNSAVED_KEPT = timedelta(hours=24)
 
 SEEN = timedelta(seconds=1)
 """A step of preparing that takes longer is told to the keeper while it goes on."""
-
-GRANT_PATIENCE = timedelta(seconds=10)
-"""How long a holder's Update waits for the keeper's ``claimed`` before it is a stranger's."""
 
 
 @workflow.defn(name="Container")
@@ -59,8 +57,7 @@ class Container:
         self._on_host = OnHost(start)
         self._host = ""
         self._docker_id = ""
-        self._lease: Lease | None = None
-        self._armed = False
+        self._held = HeldLease()
         self._gone = False
         self._corpse = False
         self._end: EndReason | None = None
@@ -69,8 +66,6 @@ class Container:
         self._failure: Failure | None = None
         self._sent_seq = 0
         self._asked = False
-        self._extending = 0
-        self._early_release: ReleaseRequest | None = None
         self._telling: set[asyncio.Task[None]] = set()
 
     @workflow.run
@@ -141,8 +136,9 @@ class Container:
     async def _serve(self) -> None:
         """Wait for a claim, arm it, and wait for its end."""
         while self._end is None:
-            if self._lease is not None and (self._gone or not self._armed):
-                await self._arm(self._lease)
+            lease = self._held.lease
+            if lease is not None and (self._gone or not self._held.armed):
+                await self._arm(lease)
                 continue
             if self._gone:
                 self._end = EndReason.DIED
@@ -151,24 +147,24 @@ class Container:
                 self._asked = False
                 await self._tell("alive")
                 continue
-            left = None if self._lease is None else self._lease.expires_at - self._now()
-            if left is not None and left <= 0 and not self._extending:
+            left = self._held.seconds_left(self._now())
+            if left is not None and left <= 0 and not self._held.extending:
                 self._end = EndReason.EXPIRED
                 return
             await self._something(left)
 
     async def _something(self, left: float | None) -> None:
-        lease = self._lease
+        held, lease = self._held, self._held.lease
         # Past its time only while it is being extended: the host may have the new time already.
         overdue = left is not None and left <= 0
         with suppress(TimeoutError):  # the caller compares the time with the lease's end
             await workflow.wait_condition(
                 lambda: (
                     self._end is not None
-                    or self._lease is not lease
+                    or held.lease is not lease
                     or self._gone
                     or self._asked
-                    or (overdue and not self._extending)
+                    or (overdue and not held.extending)
                 ),
                 timeout=None if left is None or overdue else timedelta(seconds=left),
                 timeout_summary="end of the lease",
@@ -193,7 +189,7 @@ class Container:
         if self._gone:
             self._end = self._end or EndReason.DIED
             return
-        self._armed = True
+        self._held.armed = True
         workflow.upsert_search_attributes(
             [STATE.value_set(State.CLAIMED), CLAIM.value_set(lease.claim_id)]
         )
@@ -202,7 +198,7 @@ class Container:
 
     async def _finish(self, reason: EndReason) -> None:
         """Token refused and gate closed, stopped, saved, removed, and the keeper told."""
-        lease = None if self._corpse else self._lease
+        lease = None if self._corpse else self._held.lease
         end = EndInput(
             pool=self._start.pool,
             container=self._start.container,
@@ -229,10 +225,9 @@ class Container:
     @workflow.signal(name="claimed")
     def claimed(self, told: Claimed) -> None:
         """The keeper granted this container. An older token changes nothing."""
-        if self._end is None and (self._lease is None or told.lease.token > self._lease.token):
-            self._lease = told.lease
-            early = self._early_release
-            if early is not None and early.token >= told.lease.token:
+        if self._end is None and self._held.take(told.lease):
+            early = self._held.early_release()
+            if early is not None:
                 self._begin_end(early)
 
     @workflow.signal(name="release")
@@ -242,9 +237,7 @@ class Container:
         Ending an unclaimed container at once would look to the keeper like a grant that never
         reached its holder, and the claim would get another container.
         """
-        if self._lease is None:
-            self._early_release = request
-        elif request.token >= self._lease.token:
+        if self._held.ended_by(request):
             self._begin_end(request)
 
     @workflow.signal(name="retire")
@@ -252,7 +245,7 @@ class Container:
         """The keeper wants this container gone; a claimed one saves its work first."""
         if self._end is None:
             self._end = told.reason
-            self._corpse = told.reason is EndReason.DIED and not self._armed
+            self._corpse = told.reason is EndReason.DIED and not self._held.armed
 
     @workflow.signal(name="ask")
     def ask(self, told: Ask) -> None:
@@ -274,7 +267,7 @@ class Container:
     async def release(self, request: ReleaseRequest) -> ReleaseReply:
         """End the lease; answers when its work is saved."""
         if self._end is None:
-            await self._held(request.token)
+            await self._live(request.token)
         self._begin_end(request)
         await workflow.wait_condition(lambda: self._saved is not None or self._is_retired())
         return ReleaseReply(
@@ -286,28 +279,26 @@ class Container:
 
     @release.validator
     def _check_release(self, request: ReleaseRequest) -> None:
-        self._check_token(request.token)
+        self._held.check_token(request.token)
 
     @workflow.update(name="extend")
     async def extend(self, request: ExtendRequest) -> ExtendReply:
         """Lengthen the lease: the host's lease file first, then the answer, then the keeper."""
-        lease = await self._held(request.token)
+        lease = await self._live(request.token)
         wanted = max(lease.expires_at, self._now() + request.ttl_s)
-        self._extending += 1
+        self._held.extending += 1
         try:
             reply = await self._on_host.extend(lease, wanted)
         finally:
-            self._extending -= 1
+            self._held.extending -= 1
         self._refuse_ended()
-        held = self._lease or lease
-        later = max(reply.expires_at, held.expires_at)
-        self._lease = held.model_copy(update={"expires_at": later})
+        self._held.lengthen(lease, reply.expires_at)
         await self._tell("extended")
         return reply
 
     @extend.validator
     def _check_extend(self, request: ExtendRequest) -> None:
-        self._check_token(request.token)
+        self._held.check_token(request.token)
         longest = self._start.config.lease.max_ttl
         if not 0 < request.ttl_s <= longest:
             raise ApplicationError(
@@ -319,16 +310,16 @@ class Container:
     @workflow.update(name="arm")
     async def arm(self, request: ArmRequest) -> ArmReply:
         """Answer when the claim with this token is armed."""
-        await self._held(request.token)
+        await self._live(request.token)
         await workflow.wait_condition(
-            lambda: self._armed or self._end is not None or self._is_retired()
+            lambda: self._held.armed or self._end is not None or self._is_retired()
         )
         self._refuse_ended()
         return ArmReply(armed=True)
 
     @arm.validator
     def _check_arm(self, request: ArmRequest) -> None:
-        self._check_token(request.token)
+        self._held.check_token(request.token)
 
     # ── small parts ──────────────────────────────────────────────────────────────────────────
 
@@ -337,29 +328,27 @@ class Container:
             self._end = request.reason
             self._save = request.save
 
-    async def _held(self, token: int) -> Lease:
+    async def _live(self, token: int) -> Lease:
         """The live lease, whose ``claimed`` may still be on its way when its holder speaks."""
         with suppress(TimeoutError):
             await workflow.wait_condition(
-                lambda: self._lease is not None or self._end is not None,
+                lambda: self._held.lease is not None or self._end is not None,
                 timeout=GRANT_PATIENCE,
                 timeout_summary="a grant on its way",
             )
         self._refuse_ended()
-        self._check_token(token)
-        if self._lease is None:
-            raise _refused(NotFoundError(f"container {self._start.container} is not claimed"))
-        return self._lease
+        self._held.check_token(token)
+        lease = self._held.lease
+        if lease is None:
+            unclaimed = NotFoundError(f"container {self._start.container} is not claimed")
+            raise failures.refusal(unclaimed)
+        return lease
 
     def _refuse_ended(self) -> None:
         if self._end is not None:
-            name = self._lease.claim_id if self._lease else self._start.container
-            raise _refused(NotFoundError(f"{name} is ending: {self._end}"))
-
-    def _check_token(self, token: int) -> None:
-        """Refuse an older token; a newer one belongs to a ``claimed`` that is still on its way."""
-        if self._lease is not None and token != self._lease.token:
-            raise _refused(FencedError(f"token {token} is not that of the live lease"))
+            lease = self._held.lease
+            name = lease.claim_id if lease else self._start.container
+            raise failures.refusal(NotFoundError(f"{name} is ending: {self._end}"))
 
     def _is_retired(self) -> bool:
         return self._state is State.RETIRED
@@ -367,7 +356,7 @@ class Container:
     async def _tell(self, kind: NewsKind, reason: EndReason | None = None) -> None:
         """Send news to the keeper; a keeper that is gone ends a container that nobody holds."""
         self._sent_seq += 1
-        lease = self._lease
+        lease = self._held.lease
         told = ContainerNews(
             container=self._start.container,
             seq=self._sent_seq,
@@ -399,7 +388,3 @@ class Container:
 
     def _now(self) -> float:
         return workflow.now().timestamp()
-
-
-def _refused(error: GreenroomError) -> ApplicationError:
-    return failures.refusal(error)
