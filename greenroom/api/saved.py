@@ -113,6 +113,7 @@ def _unsaved(state: ApiState, claim_id: str) -> list[dict[str, Any]]:
                     "pool": record.pool,
                     "container": record.container,
                     "docker_id": record.docker_id,
+                    "workdir": record.workdir,
                     "reason": record.lease.end_reason,
                     "saved_at": record.lease.expires_at,
                 }

@@ -46,10 +46,14 @@ class ContainerNews(Message):
 
 
 class Claimed(Message):
-    """Signal ``claimed`` to a container: this lease is yours now."""
+    """Signal ``claimed`` to a container: this lease is yours now.
+
+    ``transferred``: it was already, under another token and holder.
+    """
 
     seq: int
     lease: Lease
+    transferred: bool = False
 
 
 class ReleaseRequest(Message):

@@ -157,9 +157,11 @@ def undeliverable(ledger: Ledger, entry: OutboxEntry, now: float) -> None:
     """Temporal says that the receiver of ``entry`` does not exist (any more)."""
     kind, _, ident = entry.workflow_id.removeprefix("greenroom/").partition("/")
     name = ident.partition("/")[2]
+    if entry.payload.get("transferred"):
+        return  # it knew of its lease: its own end is on its way, or it is asked past its time
     if kind == "container" and name in ledger.slots:
         slot = ledger.slots[name]
-        if entry.name == "claimed" and slot.ending is None and not slot.transferred_from:
+        if entry.name == "claimed" and slot.ending is None:
             leases.regrant(ledger, slot, now)  # it never knew of its lease
         remove_slot(ledger, slot, slot.ending or EndReason.LOST, now)
         leases.grant_waiting(ledger, now)

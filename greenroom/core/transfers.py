@@ -46,7 +46,8 @@ def transfer(ledger: Ledger, request: TransferRequest) -> TransferReply:
     slot.lease, slot.transferred_from = passed, lease.token
     slot.sent_seq += 1
     ident = container_workflow_id(ledger.pool, slot.container)
-    ledger.post("signal", ident, "claimed", Claimed(seq=slot.sent_seq, lease=passed))
+    told = Claimed(seq=slot.sent_seq, lease=passed, transferred=True)
+    ledger.post("signal", ident, "claimed", told)
     return TransferReply(lease=passed)
 
 
