@@ -68,7 +68,9 @@ def git_identity(record: SlotRecord, lease: HostLease) -> str:
 
 
 def _plain(text: str) -> str:
-    return re.sub(r"[\x00-\x1f\x7f<>]", "", text).strip()
+    """What git takes as a name; empty when nothing of it is."""
+    plain = re.sub(r"[\x00-\x1f\x7f<>]", "", text).strip()
+    return plain if any(map(str.isalnum, plain)) else ""
 
 
 def _quoted(text: str) -> str:
