@@ -141,4 +141,5 @@ class HeldLease:
             grace_s=terms.grace,
             beat_at=self._beat_at,
             checked_at=self._checked_at,
+            granted_at=lease.granted_at,
         )

@@ -8,6 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+LATER = 0.01
+"""By how much of a lease's age its abandonment may be found late."""
+
 
 class Due(Enum):
     """What a lease needs now."""
@@ -31,6 +34,7 @@ class LeaseClock:
     grace_s: float = 0.0
     beat_at: float = 0.0
     checked_at: float = 0.0
+    granted_at: float = 0.0
 
     def due(self, now: float) -> Due | None:
         """What is needed at ``now``; None: nothing before ``wake_at``."""
@@ -55,8 +59,13 @@ class LeaseClock:
         return self.expires_at - self.warn_s if unwarned else self.expires_at
 
     def _check_at(self) -> float:
-        """The earliest possible end, but no sooner than one period after the last look."""
+        """The earliest possible end, but no sooner than one period after the last look.
+
+        The older the lease, the longer between looks: each is some ten events of a history that
+        has room for 50,000, and a month of looks every second must not fill it.
+        """
         if not self.beat_s:
             return self.expires_at
         silent_at = self.beat_at + self.beat_s + self.grace_s
-        return max(silent_at, self.checked_at + self.beat_s)
+        pause = max(self.beat_s, (self.checked_at - self.granted_at) * LATER)
+        return max(silent_at, self.checked_at + pause)

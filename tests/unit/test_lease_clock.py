@@ -44,6 +44,16 @@ def test_the_host_is_asked_at_the_earliest_possible_end_and_not_sooner_than_a_pe
     assert replace(BEATING, beat_at=114, checked_at=115).wake_at() == 129
 
 
+def test_a_month_of_heartbeats_every_second_is_some_thousand_looks() -> None:
+    month = 30 * 86400.0
+    clock = LeaseClock(expires_at=month, beat_s=1, grace_s=0)
+    looks = 0
+    while (now := clock.wake_at()) < month:
+        looks += 1
+        clock = replace(clock, beat_at=now, checked_at=now)
+    assert 500 < looks < 1500
+
+
 def test_silence_for_longer_than_period_and_grace_is_abandonment() -> None:
     assert not BEATING.is_abandoned(114.9)
     assert BEATING.is_abandoned(115)
@@ -60,6 +70,7 @@ def test_silence_for_longer_than_period_and_grace_is_abandonment() -> None:
         grace_s=st.floats(0, 1e3),
         beat_at=st.floats(0, 1e6),
         checked_at=st.floats(0, 1e6),
+        granted_at=st.floats(0, 1e6),
     ),
     st.floats(0, 1e6),
 )
