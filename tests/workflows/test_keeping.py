@@ -19,7 +19,7 @@ from greenroom.core.messages import (
     TransferRequest,
 )
 from greenroom.core.records import Lease
-from tests.workflows.pools import Pool, refused
+from tests.workflows.pools import TICK_S, Pool, refused
 from tests.workflows.test_ends import end_of, expires_at
 from workflows.container import Container
 from workflows.pool import PoolKeeper
@@ -100,9 +100,11 @@ async def test_an_impossible_heartbeat_is_refused(full: Pool, beat: float) -> No
 async def test_the_host_warns_once_before_the_end_and_again_after_an_extension(pool: Pool) -> None:
     await pool_with(pool, warn="1h", ttl=3601)
     lease = await pool.grant("a")
-    await pool.until_true(lambda: pool.host.subjects("warn_lease") == [lease.container])
     handle = pool.container(lease.container)
-    assert (await event_words(pool, lease))[-3:] == ["timer", "warn_lease", "timer"]
+    while (words := await event_words(pool, lease))[-2:] != ["warn_lease", "timer"]:
+        assert words.count("warn_lease") <= 1, "it is told once of one end"
+        await asyncio.sleep(TICK_S)
+    assert pool.host.subjects("warn_lease") == [lease.container]
     extend = ExtendRequest(token=lease.token, ttl_s=3602)
     await handle.execute_update(Container.extend, extend)
     await pool.until_true(lambda: len(pool.host.subjects("warn_lease")) == 2)
