@@ -115,7 +115,7 @@ def _unsaved(state: ApiState, claim_id: str) -> list[dict[str, Any]]:
                     "docker_id": record.docker_id,
                     "workdir": record.workdir,
                     "reason": record.lease.end_reason,
-                    "saved_at": record.lease.expires_at,
+                    "saved_at": state.paths.slot(container).stat().st_mtime,
                 }
             )
     return found

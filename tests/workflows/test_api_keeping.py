@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest_asyncio
 
+from activities.slotfiles import write_slot
 from greenroom.core.errors import UsageError
+from greenroom.core.slotfile import HostLease, SlotRecord
 from tests.workflows.api_lab import ApiLab, serving
 from tests.workflows.pools import Pool
 
@@ -156,3 +158,16 @@ async def test_a_claim_id_of_two_pools_needs_the_pools_name(lab: ApiLab) -> None
     assert asked.code == 2
     assert "one, two" in asked.err
     assert (await lab.cli("saved", "show", "s2", "--pool", "two", "--json")).json["pool"] == "two"
+
+
+async def test_work_that_could_not_be_saved_is_listed_and_says_where_it_is(lab: ApiLab) -> None:
+    lease = HostLease(claim_id="s3", token=1, expires_at=0.0, ended=True, end_reason="released")
+    record = SlotRecord(
+        container="c9", pool="api", docker_id="d" * 64, unsaved="git is broken", lease=lease
+    )
+    write_slot(lab.state.paths, record)
+    shown = (await lab.cli("saved", "show", "s3", "--json")).json
+    assert (shown["state"], shown["detail"]) == ("unsaved", "git is broken")
+    refused = await lab.cli("saved", "apply", "s3", ".")
+    assert refused.code == 2
+    assert f"docker cp {'d' * 12}:/workspace" in refused.err
