@@ -55,7 +55,7 @@ class FakeHostSide:
     unfit: GreenroomError | None = None
     """What checking personal parts raises."""
 
-    def check(self, pool: str, personal: PersonalParts) -> None:
+    def check_personal(self, pool: str, personal: PersonalParts) -> None:
         if self.unfit is not None:
             raise self.unfit
 
