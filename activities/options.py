@@ -48,6 +48,12 @@ CREATE = ActivityOptions(
     cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
 )
 ARM = ActivityOptions(start_to_close_timeout=timedelta(seconds=10), retry_policy=_FOR_EVER)
+# Soon given up: the lease's end waits behind it.
+GLANCE = ActivityOptions(
+    start_to_close_timeout=timedelta(seconds=10),
+    schedule_to_close_timeout=timedelta(seconds=30),
+    retry_policy=_FOR_EVER,
+)
 CLEAN = ActivityOptions(start_to_close_timeout=timedelta(seconds=45), retry_policy=_FOR_EVER)
 SAVE = ActivityOptions(
     start_to_close_timeout=timedelta(minutes=15),

@@ -15,7 +15,7 @@ from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from activities import options
-    from greenroom.core import keeper, leases, news, outline, plan, view
+    from greenroom.core import keeper, leases, news, outline, plan, transfers, view
     from greenroom.core.errors import DrainingError, GreenroomError, LiveClaimsError, UsageError
     from greenroom.core.ledger import KeeperInput, Ledger
     from greenroom.core.lifecycle import EndReason
@@ -29,6 +29,8 @@ with workflow.unsafe.imports_passed_through():
         LeaseQuery,
         Queued,
         ReleaseRequest,
+        TransferReply,
+        TransferRequest,
     )
     from greenroom.core.names import place_queue, ulid
     from greenroom.core.orders import LookInput
@@ -203,6 +205,17 @@ class PoolKeeper:
     @claims.validator
     def _check_claims(self, batch: ClaimBatch) -> None:
         self._refuse_while_draining()
+
+    @workflow.update(name="transfer")
+    def transfer(self, request: TransferRequest) -> TransferReply:
+        """Give a lease another holder (``core.transfers``)."""
+        self._updates += 1
+        return self._apply(lambda _: transfers.transfer(self._ledger, request))
+
+    @transfer.validator
+    def _check_transfer(self, request: TransferRequest) -> None:
+        self._refuse_while_draining()
+        self._refusing(lambda: transfers.check(self._ledger, request))
 
     @workflow.signal(name="claim")
     def claim_by_signal(self, request: ClaimRequest) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 import logging
 import os
 import time
@@ -16,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from greenroom.api.leases import FoundLease, find_lease
 from greenroom.api.pools import statuses
+from greenroom.api.saved import saved_work
 from greenroom.api.state import ApiState, PersonalParts, State
 from greenroom.core.access import Scope
 from greenroom.core.errors import (
@@ -35,7 +35,7 @@ from greenroom.core.messages import (
     Queued,
     ReleaseRequest,
 )
-from greenroom.core.names import check_claim_id, check_pool_name, ulid
+from greenroom.core.names import check_pool_name, ulid
 from greenroom.core.pool_messages import SlotView
 from greenroom.core.records import Lease, SavedWork
 
@@ -66,6 +66,7 @@ class ClaimBody(BaseModel):
     files: dict[str, str] = Field(default_factory=dict)
     git_name: str = ""
     git_email: str = ""
+    heartbeat_s: Seconds = 0.0
 
     def request(self) -> ClaimRequest:
         """The part that goes to the keeper."""
@@ -77,6 +78,7 @@ class ClaimBody(BaseModel):
             wait_s=self.wait_s,
             issued_at=self.issued_at or now,
             labels=self.labels,
+            heartbeat_s=self.heartbeat_s,
         )
 
     def personal(self) -> PersonalParts:
@@ -126,21 +128,17 @@ class LiveClaim(SlotView):
     pool: str
 
 
-class SavedClaim(SavedWork):
-    """What an ended claim left. ``saved_at`` in epoch seconds."""
-
-    pool: str
-    claim_id: str
-    saved_at: float
-
-
 class ExtendBody(BaseModel):
-    """``ttl_s`` counts from now. ``token`` None: the live lease's, whoever asks."""
+    """``ttl_s`` counts from now. ``token`` None: the live lease's, whoever asks.
+
+    ``hold``: for debugging, up to the pool's ``lease.max_hold``, without heartbeats.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     ttl_s: Seconds
     token: int | None = None
+    hold: bool = False
 
 
 class ReleaseDocument(BaseModel):
@@ -177,6 +175,8 @@ async def claim(pool: str, body: ClaimBody, state: State, request: Request) -> C
     """
     stages = _Stages()
     wanted, personal = body.request(), body.personal()
+    if personal != PersonalParts():
+        await asyncio.to_thread(state.host.check_personal, pool, personal)
     deadline = time.monotonic() + wanted.wait_s
     for _ in range(CORPSES):
         reply = await state.client.claim(pool, wanted)
@@ -322,30 +322,6 @@ async def extend(claim_id: str, body: ExtendBody, state: State) -> ExtendReply:
     """Lengthen a claim; it never gets shorter."""
     found = await find_lease(state, claim_id, token=body.token)
     return await state.client.extend(
-        found.container_workflow, ExtendRequest(token=found.token, ttl_s=body.ttl_s)
+        found.container_workflow,
+        ExtendRequest(token=found.token, ttl_s=body.ttl_s, hold=body.hold),
     )
-
-
-@router.get("/saved", response_model=list[SavedClaim])
-async def list_saved(state: State, claim: str = "") -> list[dict[str, Any]]:
-    """What ended claims left, newest first; of one claim when it is named."""
-    return await asyncio.to_thread(saved_work, state, claim)
-
-
-def saved_work(state: ApiState, claim_id: str = "") -> list[dict[str, Any]]:
-    """The records of saved work on this host, newest first. Raises UsageError."""
-    name = check_claim_id(claim_id) if claim_id else "*"
-    found = []
-    for record in state.paths.saved.glob(f"*/{name}/saved.json"):
-        try:
-            told = json.loads(record.read_text())
-            saved_at = record.stat().st_mtime
-        except FileNotFoundError:
-            continue  # collected at this moment
-        folder = record.parent
-        if not state.grant.sees(folder.parent.name):
-            continue
-        found.append(
-            {**told, "pool": folder.parent.name, "claim_id": folder.name, "saved_at": saved_at}
-        )
-    return sorted(found, key=lambda item: -item["saved_at"])

@@ -28,6 +28,8 @@ class FoundLease(BaseModel):
     armed: bool
     commit: str
     fingerprint: str
+    heartbeat_s: float = 0.0
+    held: bool = False
 
 
 async def find_lease(
@@ -85,6 +87,8 @@ def _on_this_host(state: ApiState, claim_id: str) -> FoundLease | None:
         armed=lease.policy_armed,
         commit=slot.commit,
         fingerprint=slot.fingerprint,
+        heartbeat_s=lease.heartbeat_s,
+        held=lease.held,
     )
 
 
@@ -104,5 +108,5 @@ async def _from_keepers(state: ApiState, claim_id: str, pool: str) -> FoundLease
             )
     kept = state.paths.saved.glob(f"*/{claim_id}/saved.json")
     if any(state.grant.sees(record.parent.parent.name) for record in kept):
-        raise NotFoundError(f"claim {claim_id} has ended; see `greenroom saved {claim_id}`")
+        raise NotFoundError(f"claim {claim_id} has ended; see `greenroom saved show {claim_id}`")
     raise NotFoundError(f"no live claim {claim_id}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from greenroom.cli.http_client import open_api
@@ -25,7 +27,7 @@ def command(as_json: bool) -> None:  # noqa: FBT001
                 claim["claim_id"],
                 claim["pool"],
                 claim["holder"] or "-",
-                f"ending: {claim['ending']}" if claim["ending"] else until(claim["expires_at"]),
+                _left(claim),
                 since(claim["since"]),
                 claim["container"],
             )
@@ -33,3 +35,9 @@ def command(as_json: bool) -> None:  # noqa: FBT001
         ],
         ("claim", "pool", "holder", "left", "age", "container"),
     )
+
+
+def _left(claim: dict[str, Any]) -> str:
+    if claim["ending"]:
+        return f"ending: {claim['ending']}"
+    return f"{until(claim['expires_at'])}{', held' if claim['held'] else ''}"

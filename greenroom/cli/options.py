@@ -57,6 +57,10 @@ def claim_options(function: F) -> F:
             "--wait", type=SPAN, default=60.0, show_default="60s",
             help="How long to wait for a container when none is ready.",
         ),
+        click.option(
+            "--heartbeat", type=SPAN, default=0.0,
+            help="Give it up when its holder is not heard of for this long.",
+        ),
         click.option("--env", multiple=True, metavar="K=V", help="An environment variable."),
         click.option(
             "--secret", multiple=True, metavar="NAME=@FILE", help="A secret, read from a file."
@@ -99,6 +103,7 @@ def claim_body(wanted: dict[str, Any]) -> dict[str, Any]:
         "files": dict(_files(wanted["files"])),
         "git_name": wanted["git_name"],
         "git_email": wanted["git_email"],
+        "heartbeat_s": wanted["heartbeat"],
     }
 
 

@@ -11,9 +11,10 @@ from typing import Any, NoReturn
 import click
 
 from greenroom.cli.claiming import give_back, take
-from greenroom.cli.http_client import open_api
-from greenroom.cli.options import check_terminal, claim_body, claim_options, json_option
-from greenroom.cli.output import emit
+from greenroom.cli.http_client import Api, open_api
+from greenroom.cli.options import SPAN, check_terminal, claim_body, claim_options, json_option
+from greenroom.cli.output import emit, say, until
+from greenroom.core.errors import GreenroomError
 
 _STREAMS = "greenroom.cli.streaming"
 
@@ -25,6 +26,7 @@ _STREAMS = "greenroom.cli.streaming"
 @click.option("-t", "--tty", is_flag=True, help="Give it a terminal.")
 @click.option("-w", "--workdir", default="", help="Where to run; omitted: the work tree.")
 @click.option("--discard", is_flag=True, help="Do not save what it changed.")
+@click.option("--hold", type=SPAN, help="If it fails, keep the claim for this long, to look at it.")
 @claim_options
 @json_option
 def command(  # noqa: PLR0913, PLR0917 - click's
@@ -34,6 +36,7 @@ def command(  # noqa: PLR0913, PLR0917 - click's
     tty: bool,  # noqa: FBT001
     workdir: str,
     discard: bool,  # noqa: FBT001
+    hold: float | None,
     as_json: bool,  # noqa: FBT001
     **wanted: Any,  # noqa: ANN401
 ) -> int:
@@ -47,6 +50,7 @@ def command(  # noqa: PLR0913, PLR0917 - click's
     from greenroom.cli.streaming import Kept, Order, stream, to_streams  # noqa: PLC0415 - as above
 
     kept = Kept()
+    code: int | None = None
     try:
         order = Order(
             claim_id=granted["claim_id"],
@@ -58,10 +62,25 @@ def command(  # noqa: PLR0913, PLR0917 - click's
         )
         code = stream(api, order, kept if as_json else to_streams)
     finally:
-        give_back(api, pool, granted["claim_id"], save=not discard)
+        if not (hold and code and _held(api, granted, hold)):
+            give_back(api, pool, granted["claim_id"], save=not discard)
     if as_json:
         emit({"claim": granted, "exit_code": code, "stdout": kept.stdout, "stderr": kept.stderr})
     return code
+
+
+def _held(api: Api, granted: dict[str, Any], ttl: float) -> bool:
+    """Keep the claim of a command that failed; False when that cannot be."""
+    claim = granted["claim_id"]
+    body = {"ttl_s": ttl, "token": granted["token"], "hold": True}
+    try:
+        reply = api.post("claims", claim, "extend", body=body)
+    except GreenroomError as error:
+        say(f"greenroom: claim {claim} is not held: {error.message}")
+        return False
+    left = until(reply["expires_at"])
+    say(f"greenroom: held for {left}: `greenroom shell {claim}`, then `greenroom release {claim}`")
+    return True
 
 
 def _end(signum: int, _: FrameType | None) -> NoReturn:

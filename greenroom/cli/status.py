@@ -105,7 +105,9 @@ def _one(pool: dict[str, Any]) -> None:
                 since(slot["since"]),
                 slot["commit"][:12],
                 slot["claim_id"] or "-",
-                until(slot["expires_at"]) if slot["claim_id"] else "-",
+                until(slot["expires_at"]) + (", held" if slot["held"] else "")
+                if slot["claim_id"]
+                else "-",
             )
             for slot in pool["containers"]
         ],

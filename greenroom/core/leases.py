@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 
+from greenroom.core import transfers
+from greenroom.core.config import LEAST_HEARTBEAT_S
 from greenroom.core.errors import (
     ClaimTooOldError,
     ConflictError,
@@ -35,12 +37,16 @@ from greenroom.core.messages import (
     WaitInput,
     WaitVerdict,
 )
-from greenroom.core.names import check_claim_id, container_workflow_id, wait_workflow_id
+from greenroom.core.names import (
+    check_claim_id,
+    check_holder,
+    container_workflow_id,
+    wait_workflow_id,
+)
 from greenroom.core.plan import IN_FLIGHT, STREAK_LIMIT
 from greenroom.core.records import Lease, MissReason
 
 QUEUE_DEPTH = 500
-HOLDER_CHARACTERS = 200
 LABEL_BYTES = 1024
 """What a claim may carry into the ledger, whose size is bounded."""
 _NOT_BY_CHOICE = (None, EndReason.DIED, EndReason.LOST)
@@ -57,15 +63,22 @@ def check_request(ledger: Ledger, request: ClaimRequest) -> None:
         raise UsageError(f"ttl_s {request.ttl_s:g} is not within 1 and the pool's {longest:g}")
     if not request.wait_s >= 0:
         raise UsageError(f"wait_s {request.wait_s:g} is not 0 or more")
-    if len(request.holder) > HOLDER_CHARACTERS:
-        raise UsageError(f"holder is longer than {HOLDER_CHARACTERS} characters")
+    if request.heartbeat_s != 0 and not request.heartbeat_s >= LEAST_HEARTBEAT_S:
+        raise UsageError(
+            f"heartbeat_s {request.heartbeat_s:g} is neither 0 nor at least {LEAST_HEARTBEAT_S:g}"
+        )
+    check_holder(request.holder)
     if len(json.dumps(request.labels)) > LABEL_BYTES:
         raise UsageError(f"labels take more than {LABEL_BYTES} bytes")
 
 
 def request_hash(request: ClaimRequest) -> str:
     """What two requests under one id must agree on, hashed."""
-    same = {"holder": request.holder, "ttl_s": request.ttl_s, "labels": request.labels}
+    same: dict[str, object] = {
+        "holder": request.holder, "ttl_s": request.ttl_s, "labels": request.labels,
+    }  # fmt: skip
+    if request.heartbeat_s:
+        same["heartbeat_s"] = request.heartbeat_s
     return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -195,6 +208,7 @@ def regrant(ledger: Ledger, slot: Slot, now: float) -> None:
         labels=lease.labels,
         ttl_s=max(1.0, lease.expires_at - lease.granted_at),
         wait_s=max(60.0, lease.expires_at - now),
+        heartbeat_s=lease.heartbeat_s,
     )
     hashed = slot.request_hash
     retire_corpse(ledger, slot, now)
@@ -215,6 +229,7 @@ def retire_corpse(ledger: Ledger, slot: Slot, now: float) -> None:
 def _known_answer(ledger: Ledger, request: ClaimRequest, now: float) -> ClaimReply | None:
     slot = ledger.slot_of(request.claim_id)
     if slot is not None and slot.lease is not None:
+        transfers.check_not_transferred(slot, request)
         _check_same(slot.request_hash, request)
         corpse = request.corpse == slot.container and request.corpse_token == slot.lease.token
         if corpse and slot.ending in _NOT_BY_CHOICE:
@@ -330,8 +345,9 @@ def _grant(ledger: Ledger, slot: Slot, waiting: Waiting, now: float) -> Lease:
         expires_at=now + (request.ttl_s or ledger.config.lease.ttl),
         token=ledger.next_token(),
         labels=request.labels,
+        heartbeat_s=request.heartbeat_s or ledger.config.lease.heartbeat,
     )
-    slot.lease = lease
+    slot.lease, slot.transferred_from = lease, 0
     slot.sent_seq += 1
     _tell_container(ledger, slot, "claimed", Claimed(seq=slot.sent_seq, lease=lease))
     return lease

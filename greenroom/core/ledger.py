@@ -42,6 +42,8 @@ class Slot(BaseModel):
     docker_id: str = ""
     lease: Lease | None = None
     request_hash: str = ""
+    transferred_from: int = 0
+    """The token before the lease's present one, when it was transferred."""
     ending: EndReason | None = None
     asked_at: float = 0.0
     seen_seq: int = 0

@@ -39,16 +39,21 @@ class ContainerNews(Message):
     host: str = ""
     docker_id: str = ""
     expires_at: float = 0.0
+    held: bool = False
     reason: EndReason | None = None
     failure: Failure | None = None
     saved: SavedWork | None = None
 
 
 class Claimed(Message):
-    """Signal ``claimed`` to a container: this lease is yours now."""
+    """Signal ``claimed`` to a container: this lease is yours now.
+
+    ``transferred``: it was already, under another token and holder.
+    """
 
     seq: int
     lease: Lease
+    transferred: bool = False
 
 
 class ReleaseRequest(Message):
@@ -89,14 +94,34 @@ class Died(Message):
 
 
 class ExtendRequest(Message):
-    """``ttl_s`` counts from now; the lease never gets shorter."""
+    """``ttl_s`` counts from now; the lease never gets shorter.
+
+    ``hold`` is for debugging: up to the pool's ``max_hold``, and no heartbeat is demanded any more.
+    """
 
     token: int
     ttl_s: float
+    hold: bool = False
 
 
 class ExtendReply(Message):
     expires_at: float
+    held: bool = False
+
+
+class TransferRequest(Message):
+    """Update ``transfer`` of the keeper: another holder under a new token.
+
+    ``token`` is the live lease's. The same request again gets the same answer.
+    """
+
+    claim_id: str
+    token: int
+    holder: str
+
+
+class TransferReply(Message):
+    lease: Lease
 
 
 class ArmRequest(Message):
@@ -113,9 +138,10 @@ class ArmReply(Message):
 class ClaimRequest(Message):
     """Ask for one container. The same ``claim_id`` with the same request gets the same lease.
 
-    ``ttl_s`` 0 means the pool's; ``wait_s`` 0 means: now or never. ``corpse`` names the container
-    of this claim that was found dead, with ``corpse_token``. What differs between two requests
-    decides ``ConflictError``: holder, ttl_s and labels.
+    ``ttl_s`` 0 means the pool's; ``wait_s`` 0 means: now or never. ``heartbeat_s`` 0 means the
+    pool's too. ``corpse`` names the container of this claim that was found dead, with
+    ``corpse_token``. What differs between two requests decides ``ConflictError``: holder, ttl_s,
+    heartbeat_s and labels.
     """
 
     claim_id: str
@@ -127,6 +153,7 @@ class ClaimRequest(Message):
     corpse: str = ""
     corpse_token: int = 0
     save: bool = True
+    heartbeat_s: float = 0.0
 
 
 class Queued(Message):

@@ -23,6 +23,8 @@ _ON_THE_WAY: tuple[tuple[State, Event], ...] = (
     (State.INSTALLING, Event.INSTALLED),
 )
 _BROKEN = (EndReason.FAILED, EndReason.DIED, EndReason.LOST, EndReason.STUCK)
+_OF_ITS_OWN = (EndReason.FAILED, EndReason.DIED, EndReason.EXPIRED, EndReason.ABANDONED)
+"""Ends that a container knows better than the keeper, which may have meant another one."""
 _REACHES = {"created": State.CLONING, "cloned": State.INSTALLING, "installed": State.READY}
 
 
@@ -51,7 +53,8 @@ def hear_container(ledger: Ledger, news: ContainerNews, now: float) -> None:
         slot.ending, slot.since = slot.ending or news.reason or EndReason.LOST, now
     if news.expires_at and slot.lease is not None:
         expires_at = max(slot.lease.expires_at, news.expires_at)
-        slot.lease = slot.lease.model_copy(update={"expires_at": expires_at})
+        held = slot.lease.held or news.held
+        slot.lease = slot.lease.model_copy(update={"expires_at": expires_at, "held": held})
     leases.grant_waiting(ledger, now)
 
 
@@ -78,7 +81,7 @@ def _reach(ledger: Ledger, slot: Slot, wanted: State, now: float) -> None:
 
 def _retired(ledger: Ledger, slot: Slot, news: ContainerNews, now: float) -> None:
     reason = slot.ending or news.reason or EndReason.LOST
-    if news.reason in (EndReason.FAILED, EndReason.DIED, EndReason.EXPIRED):
+    if news.reason in _OF_ITS_OWN:
         reason = news.reason
     failure = news.failure
     if failure is None and slot.state in PREPARING and reason in _BROKEN:
@@ -154,6 +157,8 @@ def undeliverable(ledger: Ledger, entry: OutboxEntry, now: float) -> None:
     """Temporal says that the receiver of ``entry`` does not exist (any more)."""
     kind, _, ident = entry.workflow_id.removeprefix("greenroom/").partition("/")
     name = ident.partition("/")[2]
+    if entry.payload.get("transferred"):
+        return  # it knew of its lease: its own end is on its way, or it is asked past its time
     if kind == "container" and name in ledger.slots:
         slot = ledger.slots[name]
         if entry.name == "claimed" and slot.ending is None:

@@ -78,6 +78,7 @@ class SlotView(Message):
     claim_id: str = ""
     holder: str = ""
     expires_at: float = 0.0
+    held: bool = False
     ending: str = ""
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from greenroom.core.config import MOST_SAVED
 from greenroom.core.policy import Listener, Phase, Policy
 
 
@@ -15,6 +16,7 @@ class HostLease(BaseModel):
     """The lease as the host knows it. Times are epoch seconds; ``token`` fences every change.
 
     ``policy_armed`` and ``personal_armed`` are the done-marks of arming's two parts.
+    ``heartbeat_s`` 0: none is demanded; ``held``: none any more.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -25,6 +27,8 @@ class HostLease(BaseModel):
     expires_at: float
     policy_armed: bool = False
     personal_armed: bool = False
+    heartbeat_s: float = 0.0
+    held: bool = False
     ended: bool = False
     end_reason: str = ""
 
@@ -44,7 +48,9 @@ class SlotRecord(BaseModel):
     ``kind``: ``slot``, ``builder`` or ``verify``. ``sandbox_key`` is the engine's path of the
     network namespace. ``environment`` is what every command inside gets beside the proxy's
     variables. ``worktree_mark`` is how the work tree looked when the container became ready;
-    ``unsaved`` says why the work of its ended claim could not be saved.
+    ``unsaved`` says why the work of its ended claim could not be saved. ``warn_s`` before a lease's
+    end its holder is warned (0: not); ``git_name`` and ``git_email`` are the pool's identity for
+    commits; of a claim's work ``most_saved`` bytes are kept.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -72,6 +78,10 @@ class SlotRecord(BaseModel):
     environment: dict[str, str] = Field(default_factory=dict)
     worktree_mark: str = ""
     unsaved: str = ""
+    warn_s: float = 0.0
+    git_name: str = ""
+    git_email: str = ""
+    most_saved: int = MOST_SAVED
     lease: HostLease | None = None
 
     @property

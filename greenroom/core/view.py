@@ -76,6 +76,7 @@ def _slot_view(slot: Slot) -> SlotView:
         claim_id=lease.claim_id if lease else "",
         holder=lease.holder if lease else "",
         expires_at=lease.expires_at if lease else 0.0,
+        held=lease is not None and lease.held,
         ending=str(slot.ending or ""),
     )
 

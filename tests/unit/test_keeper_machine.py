@@ -12,11 +12,11 @@ from hypothesis.stateful import (
     rule,
 )
 
-from greenroom.core import keeper, leases, news, plan
+from greenroom.core import keeper, leases, news, plan, transfers
 from greenroom.core.errors import GreenroomError, LiveClaimsError, NoContainerError
 from greenroom.core.ledger import BUDGET_BYTES, Ledger
 from greenroom.core.lifecycle import EndReason, State
-from greenroom.core.messages import ClaimRequest, ReleaseRequest
+from greenroom.core.messages import ClaimRequest, ReleaseRequest, TransferRequest
 from greenroom.core.pool_messages import ConfigureRequest, SuspendRequest
 from greenroom.core.records import Lease
 from tests.builders import NOW, make_config
@@ -40,6 +40,7 @@ class KeeperMachine(RuleBasedStateMachine):
         self.used: set[str] = set()
         self.granted: dict[int, tuple[str, str]] = {}
         self.down_forced: set[str] = set()
+        self.transferred: dict[int, int] = {}
 
     @property
     def ledger(self) -> Ledger:
@@ -68,6 +69,9 @@ class KeeperMachine(RuleBasedStateMachine):
         before = self.ledger.slot_of(request.claim_id)
         known = before.lease if before and before.ending is None else None
         answer = answer_of(self.world, request)
+        if before is not None and before.transferred_from:
+            assert isinstance(answer, GreenroomError), "the first holder got the next one's token"
+            return
         if known is not None and not request.corpse:
             assert isinstance(answer, Lease)
             assert (answer.token, answer.container) == (known.token, known.container)
@@ -85,7 +89,7 @@ class KeeperMachine(RuleBasedStateMachine):
         other = ClaimRequest(claim_id=claim, ttl_s=TTL + 1, wait_s=1.0)
         refused = answer_of(self.world, other)
         assert isinstance(refused, GreenroomError)
-        assert refused.code == "conflict"
+        assert refused.code == ("fenced" if slot.transferred_from else "conflict")
 
     @rule(claim=st.sampled_from(CLAIMS))
     def claim_by_signal(self, claim: str) -> None:
@@ -139,6 +143,21 @@ class KeeperMachine(RuleBasedStateMachine):
         except GreenroomError:
             return
         self.given_up.add(claim)
+
+    @rule(claim=st.sampled_from(CLAIMS), holder=st.sampled_from(["ada", "bob"]))
+    def transfer(self, claim: str, holder: str) -> None:
+        lease = self.held.get(claim)
+        if lease is None:
+            return
+        request = TransferRequest(claim_id=claim, token=lease.token, holder=holder)
+        try:
+            passed = transfers.transfer(self.ledger, request).lease
+        except GreenroomError:
+            return
+        assert passed == transfers.transfer(self.ledger, request).lease
+        assert passed.container == lease.container
+        self.transferred[passed.token] = lease.token
+        self.held[claim] = passed
 
     @rule(claim=st.sampled_from(CLAIMS), timed_out=st.booleans())
     def wait_moves(self, claim: str, timed_out: bool) -> None:
@@ -268,7 +287,10 @@ class KeeperMachine(RuleBasedStateMachine):
             if token not in self.granted:
                 assert token > max(self.granted, default=0), "tokens must grow"
                 containers = {container for _, container in self.granted.values()}
-                assert lease.container not in containers, "a used container was granted again"
+                if token not in self.transferred:
+                    assert lease.container not in containers, "a used container was granted again"
+                else:
+                    assert self.granted[self.transferred[token]] == pair
                 self.granted[token] = pair
             assert self.granted[token] == pair
 

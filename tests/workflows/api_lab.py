@@ -51,7 +51,18 @@ class FakeHostSide:
     """What arming raises."""
     gate_trouble: str = ""
 
-    def arm(self, lease: Lease, personal: PersonalParts) -> None:
+    beats: list[str] = field(default_factory=list)
+    unfit: GreenroomError | None = None
+    """What checking personal parts raises."""
+
+    def check_personal(self, pool: str, personal: PersonalParts) -> None:
+        if self.unfit is not None:
+            raise self.unfit
+
+    def beat(self, container: str) -> None:
+        self.beats.append(container)
+
+    def arm(self, lease: Lease, personal: PersonalParts | None) -> None:
         if self.dying:
             self.dying -= 1
             self.dead.add(lease.container)
@@ -59,7 +70,8 @@ class FakeHostSide:
             raise self.trouble
         if lease.container in self.dead:
             raise CorpseError(f"container {lease.container} is not running")
-        self.personal[lease.claim_id] = personal
+        if personal is not None:
+            self.personal[lease.claim_id] = personal
         self.slots[lease.container] = SlotRecord(
             container=lease.container,
             pool=lease.pool,
@@ -73,6 +85,7 @@ class FakeHostSide:
                 expires_at=lease.expires_at,
                 policy_armed=True,
                 personal_armed=True,
+                heartbeat_s=lease.heartbeat_s,
             ),
         )
 
