@@ -148,6 +148,7 @@ class World:
 
     def step(self) -> None:
         """What the keeper does when it wakes."""
+        leases.grant_waiting(self.ledger, self.now)
         for _ in range(20):
             decision = plan.decide(keeper.facts(self.ledger, looking=bool(self.looking)), self.now)
             if not decision.actions:
@@ -208,7 +209,7 @@ class World:
         flow = self.waits.get(claim_id)
         if flow is None or not flow.running:
             return False
-        if flow.verdict is None or verdict.lease is not None:
+        if flow.verdict is None or verdict.granted():
             flow.verdict = verdict
         return True
 

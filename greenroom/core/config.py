@@ -95,6 +95,15 @@ class LeaseTerms(_Strict):
         return self
 
 
+class Claims(_Strict):
+    """How many claims may wait, and how many one holder may have at once."""
+
+    queue: int = Field(500, ge=0, le=2000, description="claims that may wait at once")
+    per_holder: int | None = Field(
+        None, ge=1, le=1000, description="live claims of one holder at most; null: no bound"
+    )
+
+
 class Network(_Strict):
     """Whom a container may reach while it is prepared and while it is claimed."""
 
@@ -155,6 +164,7 @@ class PoolConfig(_Strict):
     env: dict[str, str] = Field(default_factory=dict, description="environment of every line")
     size: Size = Field(default_factory=lambda: Size(min=2, max=10))
     lease: LeaseTerms = Field(default_factory=lambda: LeaseTerms(ttl=3600, max_ttl=86400))
+    claims: Claims = Field(default_factory=lambda: Claims(queue=500, per_holder=None))
     network: Network = Field(default_factory=lambda: Network(provision=(), task=()))
     limits: Limits = Field(default_factory=Limits)
     timeouts: Timeouts = Field(default_factory=Timeouts)

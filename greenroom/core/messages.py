@@ -111,11 +111,13 @@ class ArmReply(Message):
 
 
 class ClaimRequest(Message):
-    """Ask for one container. The same ``claim_id`` with the same request gets the same lease.
+    """Ask for containers. The same ``claim_id`` with the same request gets the same leases.
 
-    ``ttl_s`` 0 means the pool's; ``wait_s`` 0 means: now or never. ``corpse`` names the container
-    of this claim that was found dead, with ``corpse_token``. What differs between two requests
-    decides ``ConflictError``: holder, ttl_s and labels.
+    ``ttl_s`` 0 means the pool's; ``wait_s`` 0 means: now or never; a higher ``priority`` (-100 to
+    100) goes first. ``count`` above 1 asks for a group: all at once or, ``partial``, what is there,
+    at least one; its members are claims of their own, ``<claim_id>.1`` and so on. ``corpse`` names
+    the container of this claim (of its ``member``) that was found dead, with ``corpse_token``.
+    Two requests under one id must agree in holder, ttl_s, labels, priority, count and partial.
     """
 
     claim_id: str
@@ -127,9 +129,15 @@ class ClaimRequest(Message):
     corpse: str = ""
     corpse_token: int = 0
     save: bool = True
+    priority: int = 0
+    count: int = 1
+    partial: bool = False
+    member: int = 0
 
 
 class Queued(Message):
+    """``position`` counts claims from 1; ``eta_s`` is an estimate from what preparing took."""
+
     position: int
     eta_s: float
     wait_workflow: str
@@ -137,11 +145,15 @@ class Queued(Message):
 
 
 class ClaimReply(Message):
-    """The answer of Update ``claim``: exactly one of ``lease`` and ``queued`` is there."""
+    """The answer of Update ``claim``: ``lease``, a group's ``leases``, or ``queued``.
+
+    A group that was granted before answers with the leases of its members that are live.
+    """
 
     outcome: Literal["granted", "queued"]
     lease: Lease | None = None
     queued: Queued | None = None
+    leases: tuple[Lease, ...] = ()
 
 
 class ClaimBatch(Message):
@@ -177,11 +189,16 @@ class WaitInput(Message):
 
 
 class WaitVerdict(Message):
-    """Signal ``verdict`` to a Wait, and its result: a lease, or why there is none."""
+    """Signal ``verdict`` to a Wait, and its result: a lease (a group's ``leases``), or why not."""
 
     lease: Lease | None = None
     reason: EndReason | None = None
     detail: str = ""
+    leases: tuple[Lease, ...] = ()
+
+    def granted(self) -> tuple[Lease, ...]:
+        """Every lease that it brings."""
+        return self.leases or ((self.lease,) if self.lease is not None else ())
 
 
 class CancelClaim(Message):

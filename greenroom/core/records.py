@@ -98,7 +98,10 @@ class SavedWork(Message):
 
 
 class Lease(Message):
-    """A holder's right to one container until ``expires_at``, fenced by ``token``."""
+    """A holder's right to one container until ``expires_at``, fenced by ``token``.
+
+    ``group`` is the claim that this one is a member of, with ``group_size`` members granted.
+    """
 
     claim_id: str
     pool: str
@@ -118,3 +121,5 @@ class Lease(Message):
     token: int
     armed: bool = False
     labels: dict[str, str] = Field(default_factory=dict)
+    group: str = ""
+    group_size: int = 0
