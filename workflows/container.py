@@ -395,7 +395,10 @@ class Container:
         task.add_done_callback(self._telling.discard)
 
     def _attributes(self, state: State) -> list[SearchAttributeUpdate]:  # type: ignore[type-arg]
-        return [STATE.value_set(state), HOST.value_set(self._host)]
+        lease = None if self._corpse else self._lease
+        # Here too: a short lease may have ended before it was armed here.
+        held = [CLAIM.value_set(lease.claim_id)] if lease is not None else []
+        return [STATE.value_set(state), HOST.value_set(self._host), *held]
 
     def _now(self) -> float:
         return workflow.now().timestamp()

@@ -6,13 +6,14 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from greenroom.api import claims, errors, exec_stream, files, forward, health, logs, pools
+from greenroom.api import claims, errors, exec_stream, files, forward, health, listing, logs, pools
 from greenroom.api.access import RULES, Subject
 from greenroom.api.state import ApiState
 
 ROUTERS = (
     health.router,
     claims.router,
+    listing.router,
     exec_stream.router,
     files.router,
     forward.router,

@@ -208,5 +208,16 @@ class CancelClaim(Message):
     reason: EndReason = EndReason.CANCELLED
 
 
+class EndedClaim(Message):
+    """How a claim ended. ``reason`` None: its container is still being put away."""
+
+    state: Literal["ended"] = "ended"
+    claim_id: str
+    pool: str
+    container: str
+    reason: EndReason | None = None
+    ended_at: float = 0.0
+
+
 class LeaseQuery(Message):
     claim_id: str

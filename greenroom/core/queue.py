@@ -23,6 +23,8 @@ PASSES = 20
 """Grants to later claims of its priority after which a holder's foremost claim goes first."""
 PREPARATION_S = 30.0
 """What preparing a container is taken to last before one has been."""
+OVERDUE = 0.1
+"""The part of a typical preparation that one which lasts longer is taken to need still."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ def _etas(ledger: Ledger, number: int, now: float) -> list[float]:
         for slot in ledger.slots.values()
         if slot.state in PREPARING and slot.ending is None
     ]
-    lanes = [max(0.0, typical - (now - at)) for at in begun]
+    lanes = [max(typical * OVERDUE, typical - (now - at)) for at in begun]
     found = [0.0] * len(ready_slots(ledger))
     idle = [0.0] * max(0, IN_FLIGHT - len(lanes))
     heapq.heapify(lanes)
