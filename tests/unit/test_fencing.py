@@ -14,6 +14,7 @@ from activities.leases import arm, extend
 from activities.slotfiles import read_slot, write_slot
 from greenroom.api.leases import find_lease, usable_slot
 from greenroom.core import leases
+from greenroom.core.access import TRUSTED
 from greenroom.core.errors import FencedError, NotFoundError
 from greenroom.core.ledger import Ledger
 from greenroom.core.messages import (
@@ -175,7 +176,7 @@ async def test_the_api_refuses_an_old_token_before_it_does_anything(
     _, old, new = regranted()
     paths = host(new, tmp_path).paths
     side = SimpleNamespace(slot_of_claim=lambda _: read_slot(paths, new.container))
-    state = SimpleNamespace(host=side, paths=paths)
+    state = SimpleNamespace(host=side, paths=paths, grant=TRUSTED)
     with pytest.raises(FencedError):
         await ask(state, old.token)
     with pytest.raises(NotFoundError):

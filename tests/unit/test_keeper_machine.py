@@ -439,7 +439,8 @@ class KeeperMachine(RuleBasedStateMachine):
             if reason is EndReason.DIED:
                 assert last.gone
                 assert last.armed or container in self.used, "never served, never replaced"
-            elif reason is EndReason.EXPIRED:
+            elif reason in (EndReason.EXPIRED, EndReason.LOST):
+                # Lost: it was asked past its time, and its workflow had closed by then.
                 assert self.world.now >= flow.lease.expires_at if flow.lease else True
             else:
                 # Its Wait had gone when the grant came.
