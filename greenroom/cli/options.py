@@ -98,7 +98,7 @@ def claim_body(wanted: dict[str, Any]) -> dict[str, Any]:
         "ttl_s": wanted["ttl"],
         "wait_s": wanted["wait"],
         "labels": pairs(wanted["label"], "--label"),
-        "priority": wanted["priority"],
+        "priority": wanted.get("priority", 0),
         "count": wanted.get("count", 1),
         "partial": wanted.get("partial", False),
         "env": environment(wanted["env"]),
