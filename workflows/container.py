@@ -9,6 +9,7 @@ from contextlib import suppress
 from datetime import timedelta
 
 from temporalio import workflow
+from temporalio.common import SearchAttributeUpdate
 from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
@@ -63,7 +64,7 @@ class Container:
             lambda: workflow.all_handlers_finished() and not self._life.telling
         )
         # With the command that closes the workflow, so that it costs no task of its own.
-        workflow.upsert_search_attributes(self._life.attributes(State.RETIRED))
+        workflow.upsert_search_attributes(self._last_attributes())
         return str(reason)
 
     async def _prepare(self) -> bool:
@@ -194,9 +195,15 @@ class Container:
         self._life.state = State.RETIRED
         await self._life.tell("retired", reason)
         if self._life.saved is not None and self._life.saved.state == "unsaved":
-            workflow.upsert_search_attributes(self._life.attributes(State.RETIRED))
+            workflow.upsert_search_attributes(self._last_attributes())
             await workflow.sleep(UNSAVED_KEPT, summary="kept for its unsaved work")
             await self._life.on_host.remove()
+
+    def _last_attributes(self) -> list[SearchAttributeUpdate]:  # type: ignore[type-arg]
+        lease = None if self._corpse else self._held.lease
+        # Here too: a short lease may have ended before it was armed here.
+        held = [CLAIM.value_set(lease.claim_id)] if lease is not None else []
+        return [*self._life.attributes(State.RETIRED), *held]
 
     # ── messages ─────────────────────────────────────────────────────────────────────────────
 

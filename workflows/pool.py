@@ -87,6 +87,7 @@ class PoolKeeper:
         """Act until the plan has nothing more to do; returns when to look again by itself."""
         self._changed = False
         now = self._now()
+        leases.grant_waiting(self._ledger, now)  # a quota may have room, or the pool file changed
         decision = plan.decide(keeper.facts(self._ledger, looking=self._looking), now)
         while decision.actions:
             for action in decision.actions:
@@ -328,7 +329,7 @@ class PoolKeeper:
     @workflow.query(name="queued")
     def queued(self, query: LeaseQuery) -> Queued | None:
         """The place of a claim in the queue."""
-        return leases.place_in_queue(self._ledger, query.claim_id)
+        return leases.place_in_queue(self._ledger, query.claim_id, self._now())
 
     # ── small parts ──────────────────────────────────────────────────────────────────────────
 

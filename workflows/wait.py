@@ -35,14 +35,13 @@ class Wait:
         except asyncio.CancelledError:
             # Cancelled from outside: the keeper decides whether it came in time.
             verdict = self._verdict or await self._give_up(EndReason.CANCELLED)
-            if verdict.lease is not None:
-                await self._give_back(verdict)
+            await self._give_back(verdict)
             raise
 
     @workflow.signal(name="verdict")
     def verdict(self, verdict: WaitVerdict) -> None:
         """The keeper's answer; the latest grant counts (a dead container is replaced)."""
-        if self._verdict is None or verdict.lease is not None:
+        if self._verdict is None or verdict.granted():
             self._verdict = verdict
 
     async def _heard(self, patience: timedelta) -> WaitVerdict | None:
@@ -66,14 +65,12 @@ class Wait:
                 return verdict
 
     async def _give_back(self, verdict: WaitVerdict) -> None:
-        lease = verdict.lease
-        if lease is None:
-            return
         keeper = workflow.get_external_workflow_handle(keeper_id(self._start.pool))
-        release = ReleaseRequest(
-            claim_id=lease.claim_id, token=lease.token, reason=EndReason.CANCELLED, save=False
-        )
-        try:
-            await keeper.signal("release", release)
-        except ApplicationError as error:
-            workflow.logger.warning("keeper is gone: %s", error.message)
+        for lease in verdict.granted():
+            release = ReleaseRequest(
+                claim_id=lease.claim_id, token=lease.token, reason=EndReason.CANCELLED, save=False
+            )
+            try:
+                await keeper.signal("release", release)
+            except ApplicationError as error:
+                workflow.logger.warning("keeper is gone: %s", error.message)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Literal
 
 from pydantic import BaseModel
 
@@ -18,6 +19,7 @@ from greenroom.core.slotfile import SlotRecord
 class FoundLease(BaseModel):
     """A live lease. ``expires_at`` in epoch seconds."""
 
+    state: Literal["claimed"] = "claimed"
     claim_id: str
     pool: str
     container: str
@@ -104,7 +106,8 @@ async def _from_keepers(state: ApiState, claim_id: str, pool: str) -> FoundLease
             raise answer
         if answer is not None:
             return FoundLease(
-                **answer.model_dump(include=set(FoundLease.model_fields) - {"armed"}), armed=False
+                **answer.model_dump(include=set(FoundLease.model_fields) - {"armed", "state"}),
+                armed=False,
             )
     kept = state.paths.saved.glob(f"*/{claim_id}/saved.json")
     if any(state.grant.sees(record.parent.parent.name) for record in kept):

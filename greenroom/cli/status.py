@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from greenroom.cli.claims import queue
 from greenroom.cli.http_client import open_api
 from greenroom.cli.options import json_option
 from greenroom.cli.output import emit, fields, percent, say, since, span, table, until
@@ -113,3 +114,4 @@ def _one(pool: dict[str, Any]) -> None:
         ],
         ("container", "state", "for", "commit", "claim", "left"),
     )
+    queue([{"state": "queued", "pool": pool["pool"], **claim} for claim in pool["waiting"]])

@@ -161,7 +161,7 @@ class PoolClient:
                     if not young:
                         raise wait_failed(claim_id, error) from error
                 else:
-                    if verdict.lease is not None or not young:
+                    if verdict.granted() or not young:
                         return verdict
                 await asyncio.sleep(PAUSE_FIRST_S)
 

@@ -143,6 +143,15 @@ class GitIdentity(_Strict):
         return value
 
 
+class Claims(_Strict):
+    """How many claims may wait, and how many one holder may have at once."""
+
+    queue: int = Field(500, ge=0, le=2000, description="claims that may wait at once")
+    per_holder: int | None = Field(
+        None, ge=1, le=1000, description="live claims of one holder at most; null: no bound"
+    )
+
+
 class Network(_Strict):
     """Whom a container may reach while it is prepared and while it is claimed."""
 
@@ -205,6 +214,7 @@ class PoolConfig(_Strict):
     lease: LeaseTerms = Field(default_factory=LeaseTerms)
     saved: SavedTerms = Field(default_factory=SavedTerms)
     git: GitIdentity = Field(default_factory=GitIdentity)
+    claims: Claims = Field(default_factory=lambda: Claims(queue=500, per_holder=None))
     network: Network = Field(default_factory=lambda: Network(provision=(), task=()))
     limits: Limits = Field(default_factory=Limits)
     timeouts: Timeouts = Field(default_factory=Timeouts)

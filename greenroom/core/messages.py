@@ -136,12 +136,14 @@ class ArmReply(Message):
 
 
 class ClaimRequest(Message):
-    """Ask for one container. The same ``claim_id`` with the same request gets the same lease.
+    """Ask for containers. The same ``claim_id`` with the same request gets the same leases.
 
-    ``ttl_s`` 0 means the pool's; ``wait_s`` 0 means: now or never. ``heartbeat_s`` 0 means the
-    pool's too. ``corpse`` names the container of this claim that was found dead, with
-    ``corpse_token``. What differs between two requests decides ``ConflictError``: holder, ttl_s,
-    heartbeat_s and labels.
+    ``ttl_s`` and ``heartbeat_s`` 0 mean the pool's; ``wait_s`` 0 means: now or never; a higher
+    ``priority`` (-100 to 100) goes first. ``count`` above 1 asks for a group: all at once or,
+    ``partial``, what is there, at least one; its members are claims of their own,
+    ``<claim_id>.1`` and so on. ``corpse`` names the container of this claim (of its ``member``)
+    that was found dead, with ``corpse_token``. Two requests under one id must agree in holder,
+    ttl_s, heartbeat_s, labels, priority, count and partial.
     """
 
     claim_id: str
@@ -154,9 +156,15 @@ class ClaimRequest(Message):
     corpse_token: int = 0
     save: bool = True
     heartbeat_s: float = 0.0
+    priority: int = 0
+    count: int = 1
+    partial: bool = False
+    member: int = 0
 
 
 class Queued(Message):
+    """``position`` counts claims from 1; ``eta_s`` is an estimate from what preparing took."""
+
     position: int
     eta_s: float
     wait_workflow: str
@@ -164,11 +172,15 @@ class Queued(Message):
 
 
 class ClaimReply(Message):
-    """The answer of Update ``claim``: exactly one of ``lease`` and ``queued`` is there."""
+    """The answer of Update ``claim``: ``lease``, a group's ``leases``, or ``queued``.
+
+    A group that was granted before answers with the leases of its members that are live.
+    """
 
     outcome: Literal["granted", "queued"]
     lease: Lease | None = None
     queued: Queued | None = None
+    leases: tuple[Lease, ...] = ()
 
 
 class ClaimBatch(Message):
@@ -204,11 +216,16 @@ class WaitInput(Message):
 
 
 class WaitVerdict(Message):
-    """Signal ``verdict`` to a Wait, and its result: a lease, or why there is none."""
+    """Signal ``verdict`` to a Wait, and its result: a lease (a group's ``leases``), or why not."""
 
     lease: Lease | None = None
     reason: EndReason | None = None
     detail: str = ""
+    leases: tuple[Lease, ...] = ()
+
+    def granted(self) -> tuple[Lease, ...]:
+        """Every lease that it brings."""
+        return self.leases or ((self.lease,) if self.lease is not None else ())
 
 
 class CancelClaim(Message):
@@ -216,6 +233,17 @@ class CancelClaim(Message):
 
     claim_id: str
     reason: EndReason = EndReason.CANCELLED
+
+
+class EndedClaim(Message):
+    """How a claim ended. ``reason`` None: its container is still being put away."""
+
+    state: Literal["ended"] = "ended"
+    claim_id: str
+    pool: str
+    container: str
+    reason: EndReason | None = None
+    ended_at: float = 0.0
 
 
 class LeaseQuery(Message):

@@ -51,6 +51,19 @@ def check_holder(holder: str) -> str:
     return holder
 
 
+def member_id(group: str, number: int) -> str:
+    """The claim id of a group's member; ``number`` counts from 1."""
+    return f"{group}.{number}"
+
+
+def member_of(claim_id: str) -> tuple[str, int]:
+    """The group and number that an id has if it is a member's; ``("", 0)`` when it cannot be."""
+    group, dot, number = claim_id.rpartition(".")
+    if not dot or not re.fullmatch(r"[1-9][0-9]{0,3}", number):
+        return "", 0
+    return group, int(number)
+
+
 def keeper_id(pool: str) -> str:
     return f"greenroom/pool/{pool}"
 

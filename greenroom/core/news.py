@@ -5,7 +5,12 @@ from __future__ import annotations
 from greenroom.core import leases
 from greenroom.core.ledger import TIMINGS, Ledger, OutboxEntry, Slot, Streak, bump
 from greenroom.core.lifecycle import PREPARING, EndReason, Event, State
-from greenroom.core.messages import Ask, ContainerNews, ReleaseRequest, Retire
+from greenroom.core.messages import (
+    Ask,
+    ContainerNews,
+    ReleaseRequest,
+    Retire,
+)
 from greenroom.core.names import container_workflow_id, snapshot_workflow_id
 from greenroom.core.plan import backoff
 from greenroom.core.pool_messages import SnapshotNews
@@ -169,9 +174,17 @@ def undeliverable(ledger: Ledger, entry: OutboxEntry, now: float) -> None:
         failure = Failure(step="build", reason="the build's workflow is gone", at=now)
         hear_snapshot(ledger, SnapshotNews(fingerprint=name, failure=failure), now)
     elif kind == "wait":
-        # Nobody is waiting for this grant any more: give the container back.
-        held = ledger.slot_of(name)
-        granted = (entry.payload.get("lease") or {}).get("token")
-        if held is not None and held.lease is not None and held.lease.token == granted:
-            gone = ReleaseRequest(claim_id=name, token=granted, reason=EndReason.CANCELLED)
+        _give_back(ledger, name, entry, now)
+
+
+def _give_back(ledger: Ledger, claim_id: str, entry: OutboxEntry, now: float) -> None:
+    """Nobody is waiting for this grant any more: nobody will use its containers."""
+    told = [entry.payload.get("lease"), *entry.payload.get("leases", ())]
+    granted = {lease["token"] for lease in told if lease}
+    for slot in ledger.slots_of(claim_id):
+        lease = slot.lease
+        if lease is not None and lease.token in granted:
+            gone = ReleaseRequest(
+                claim_id=lease.claim_id, token=lease.token, reason=EndReason.CANCELLED
+            )
             leases.release(ledger, gone, now)

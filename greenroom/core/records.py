@@ -101,6 +101,7 @@ class Lease(Message):
     """A holder's right to one container until ``expires_at``, fenced by ``token``.
 
     ``heartbeat_s`` 0: none is demanded; ``held``: kept for debugging, none is demanded either.
+    ``group`` is the claim that this one is a member of, with ``group_size`` members granted.
     """
 
     claim_id: str
@@ -123,3 +124,5 @@ class Lease(Message):
     labels: dict[str, str] = Field(default_factory=dict)
     heartbeat_s: float = 0.0
     held: bool = False
+    group: str = ""
+    group_size: int = 0
