@@ -177,7 +177,8 @@ def test_no_message_with_a_token_is_left_out() -> None:
     with_token = {
         model.__name__
         for model in below(Message)
-        if any(name.endswith("token") for name in model.model_fields)
+        if model.__module__.startswith("greenroom.")  # not those that other tests define
+        and any(name.endswith("token") for name in model.model_fields)
     }
     assert with_token == set(OPERATIONS)
 

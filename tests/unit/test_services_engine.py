@@ -31,7 +31,9 @@ def fake_process(proc: Path, pid: int, name: str, state: str = "S") -> None:
 
 def make_socket(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as server:
-        server.bind(str(path))
+        folder = os.open(path.parent, os.O_PATH)
+        server.bind(f"/proc/self/fd/{folder}/{path.name}")  # a socket's path must be short
+        os.close(folder)
 
 
 @pytest.fixture
