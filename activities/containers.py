@@ -144,6 +144,7 @@ def plan_slot(ctx: HostContext, registries: Registries, asked: ContainerInput) -
         fingerprint=snapshot.source.fingerprint,
         image_id=str(image["Id"]),
         environment={**person.environment, **registries.plain_environment(config)},
+        hooks=bool(config.hooks.claim) and config.hooks.wait_for == "hooks",
     )
 
 

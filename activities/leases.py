@@ -13,6 +13,7 @@ from temporalio import activity
 from activities.boundary import beating, boundary
 from activities.containers import exec_environment
 from activities.context import HostContext
+from activities.host_secrets import Wanted, fetch
 from activities.making import detach
 from activities.personal import ENV_FILE, Personal, check_personal, write_personal
 from activities.profiles import PERSONAL, name_of
@@ -57,9 +58,25 @@ class Leases:
     @activity.defn(name="arm_lease", no_thread_cancel_exception=True)
     @boundary
     def arm_lease(self, asked: ArmInput) -> ArmedLease:
-        """The durable driver's part of arming: the policy. Raises CorpseError, FencedError."""
-        arm(self._ctx, asked.lease, None)
+        """The durable driver's part of arming: the policy, and what came sealed or by name.
+
+        Raises CorpseError, FencedError, SecretError, UsageError.
+        """
+        with beating():
+            arm(self._ctx, asked.lease, self._personal(asked))
         return ArmedLease(armed=True)
+
+    def _personal(self, asked: ArmInput) -> Personal | None:
+        """None when the claim brings nothing, or when it is there already."""
+        lease, paths = asked.lease, self._ctx.paths
+        if not asked.sealed and not asked.host_secrets:
+            return None
+        record = read_slot(paths, lease.container)
+        held = record.lease if record is not None else None
+        if held is not None and held.token == lease.token and held.personal_armed:
+            return None
+        wanted = Wanted(lease.pool, lease.claim_id, asked.sealed, asked.host_secrets)
+        return fetch(paths, wanted, Personal())
 
     @activity.defn(name="extend_lease", no_thread_cancel_exception=True)
     @boundary

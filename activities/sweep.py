@@ -157,8 +157,8 @@ def _remove_image(ctx: HostContext, image: OwnImage) -> bool:
 
 
 def _old_files(ctx: HostContext, now: float) -> Iterator[Path]:
-    """Saved work and logs past their time, and what was half written when its writer died."""
-    for top in (ctx.paths.saved, ctx.paths.evidence):
+    """Saved work, outputs and logs past their time; what was half written when its writer died."""
+    for top in (ctx.paths.saved, ctx.paths.evidence, ctx.paths.tasks):
         for pool in _names(top):
             for path in (top / pool).iterdir() if (top / pool).is_dir() else ():
                 kept = HALF_WRITTEN_S if path.name.startswith(".") else RETENTION_S

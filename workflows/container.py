@@ -20,6 +20,7 @@ with workflow.unsafe.imports_passed_through():
         ArmReply,
         ArmRequest,
         Ask,
+        Brought,
         Claimed,
         ContainerInput,
         ContainerNews,
@@ -34,7 +35,9 @@ with workflow.unsafe.imports_passed_through():
     from greenroom.core.names import keeper_id
     from greenroom.core.orders import EndInput
     from greenroom.core.records import Failure, Lease, SavedWork
+    from greenroom.core.task_messages import told as told_of
     from workflows import failures
+    from workflows.after_claim import AfterClaim
     from workflows.on_host import OnHost
     from workflows.outbox import CLAIM, HOST, STATE
 
@@ -57,6 +60,8 @@ class Container:
         self._start = start
         self._state = State.CREATING
         self._on_host = OnHost(start)
+        self._after = AfterClaim(start, self._on_host)
+        self._brought: Brought | None = None
         self._host = ""
         self._docker_id = ""
         self._lease: Lease | None = None
@@ -181,9 +186,10 @@ class Container:
         claim another one. One that was armed has died in its holder's hands.
         """
         try:
-            await self._on_host.arm(lease)
+            await self._on_host.arm(lease, self._brought)
         except ActivityError as error:
-            self._end = self._end or EndReason.DIED
+            wrong = failures.code_of(error) in ("secret", "usage")  # of the claim's making
+            self._end = self._end or (EndReason.REFUSED if wrong else EndReason.DIED)
             if failures.code_of(error) == "corpse":
                 self._corpse = True
                 await self._tell("corpse")
@@ -197,11 +203,13 @@ class Container:
         workflow.upsert_search_attributes(
             [STATE.value_set(State.CLAIMED), CLAIM.value_set(lease.claim_id)]
         )
+        await self._after.begin(lease, self._brought)
 
     # ── the end ──────────────────────────────────────────────────────────────────────────────
 
     async def _finish(self, reason: EndReason) -> None:
         """Token refused and gate closed, stopped, saved, removed, and the keeper told."""
+        self._after.stop()
         lease = None if self._corpse else self._lease
         end = EndInput(
             pool=self._start.pool,
@@ -209,20 +217,36 @@ class Container:
             claim_id=lease.claim_id if lease else "",
             token=lease.token if lease else 0,
             reason=reason,
-            save=self._save,
+            save=self._save and reason is not EndReason.REFUSED,
         )
         if lease is not None:
             await self._tell("ending", reason)
             await self._on_host.close(end)
-            self._saved = await self._on_host.save(end)
+            self._saved = await self._save_work(end)
         if self._saved is None or self._saved.state != "unsaved":
             await self._on_host.remove()
         self._state = State.RETIRED
         await self._tell("retired", reason)
+        if lease is not None and self._saved is not None:
+            await self._after.tell_ended(self._brought, self._reply(lease.claim_id, self._saved))
         if self._saved is not None and self._saved.state == "unsaved":
             workflow.upsert_search_attributes(self._attributes(State.RETIRED))
             await workflow.sleep(UNSAVED_KEPT, summary="kept for its unsaved work")
             await self._on_host.remove()
+
+    async def _save_work(self, end: EndInput) -> SavedWork:
+        saved = await self._on_host.save(end)
+        if end.reason is EndReason.REFUSED and self._failure is not None:
+            return SavedWork(state="discarded", detail=self._failure.reason)
+        return saved
+
+    def _reply(self, claim_id: str, saved: SavedWork) -> ReleaseReply:
+        return ReleaseReply(
+            claim_id=claim_id,
+            container=self._start.container,
+            reason=self._end or EndReason.RELEASED,
+            saved=saved,
+        )
 
     # ── messages ─────────────────────────────────────────────────────────────────────────────
 
@@ -230,7 +254,7 @@ class Container:
     def claimed(self, told: Claimed) -> None:
         """The keeper granted this container. An older token changes nothing."""
         if self._end is None and (self._lease is None or told.lease.token > self._lease.token):
-            self._lease = told.lease
+            self._lease, self._brought = told.lease, told.brought
             early = self._early_release
             if early is not None and early.token >= told.lease.token:
                 self._begin_end(early)
@@ -277,12 +301,8 @@ class Container:
             await self._held(request.token)
         self._begin_end(request)
         await workflow.wait_condition(lambda: self._saved is not None or self._is_retired())
-        return ReleaseReply(
-            claim_id=request.claim_id,
-            container=self._start.container,
-            reason=self._end or EndReason.RELEASED,
-            saved=self._saved or SavedWork(state="discarded", detail="never armed"),
-        )
+        never = SavedWork(state="discarded", detail="never armed")
+        return self._reply(request.claim_id, self._saved or never)
 
     @release.validator
     def _check_release(self, request: ReleaseRequest) -> None:
@@ -318,13 +338,20 @@ class Container:
 
     @workflow.update(name="arm")
     async def arm(self, request: ArmRequest) -> ArmReply:
-        """Answer when the claim with this token is armed."""
+        """Answer when the claim with this token is armed, and after its hooks where so said."""
         await self._held(request.token)
         await workflow.wait_condition(
-            lambda: self._armed or self._end is not None or self._is_retired()
+            lambda: (
+                (self._armed and self._after.ready) or self._end is not None or self._is_retired()
+            )
         )
         self._refuse_ended()
-        return ArmReply(armed=True)
+        failed = self._after.failed
+        return ArmReply(
+            armed=True,
+            failed_hook=told_of(failed) if failed else "",
+            hook_tail=failed.tail if failed else "",
+        )
 
     @arm.validator
     def _check_arm(self, request: ArmRequest) -> None:
@@ -354,7 +381,8 @@ class Container:
     def _refuse_ended(self) -> None:
         if self._end is not None:
             name = self._lease.claim_id if self._lease else self._start.container
-            raise _refused(NotFoundError(f"{name} is ending: {self._end}"))
+            why = f" ({self._failure.reason})" if self._failure else ""
+            raise _refused(NotFoundError(f"{name} is ending: {self._end}{why}"))
 
     def _check_token(self, token: int) -> None:
         """Refuse an older token; a newer one belongs to a ``claimed`` that is still on its way."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 
+from greenroom.core import sealed
 from greenroom.core.errors import (
     ClaimTooOldError,
     ConflictError,
@@ -30,6 +31,7 @@ from greenroom.core.messages import (
     ClaimRequest,
     Queued,
     Refusal,
+    ReleaseReply,
     ReleaseRequest,
     Retire,
     WaitInput,
@@ -37,12 +39,13 @@ from greenroom.core.messages import (
 )
 from greenroom.core.names import check_claim_id, container_workflow_id, wait_workflow_id
 from greenroom.core.plan import IN_FLIGHT, STREAK_LIMIT
-from greenroom.core.records import Lease, MissReason
+from greenroom.core.records import Lease, MissReason, SavedWork
 
 QUEUE_DEPTH = 500
 HOLDER_CHARACTERS = 200
 LABEL_BYTES = 1024
 """What a claim may carry into the ledger, whose size is bounded."""
+WORKFLOW_ID_CHARACTERS = 1000
 _NOT_BY_CHOICE = (None, EndReason.DIED, EndReason.LOST)
 """Ends of a container (None: not ending) that its claim's holder did not ask for."""
 SIGNAL_PATIENCE_S = 3600.0
@@ -61,11 +64,23 @@ def check_request(ledger: Ledger, request: ClaimRequest) -> None:
         raise UsageError(f"holder is longer than {HOLDER_CHARACTERS} characters")
     if len(json.dumps(request.labels)) > LABEL_BYTES:
         raise UsageError(f"labels take more than {LABEL_BYTES} bytes")
+    if len(request.reply_to) > WORKFLOW_ID_CHARACTERS:
+        raise UsageError(f"reply_to is longer than {WORKFLOW_ID_CHARACTERS} characters")
+    if request.plain:
+        raise UsageError(
+            f"a claim over Temporal must not carry {', '.join(request.plain)}: what is in the "
+            "clear would stand in its history. Seal each value (`greenroom seal POOL NAME`) and "
+            "send it in `sealed`, name secrets of the host in `host_secrets`, or claim through "
+            "the host's API"
+        )
+    sealed.check(request.sealed, request.host_secrets)
 
 
 def request_hash(request: ClaimRequest) -> str:
     """What two requests under one id must agree on, hashed."""
     same = {"holder": request.holder, "ttl_s": request.ttl_s, "labels": request.labels}
+    if request.sealed or request.host_secrets:
+        same |= {"sealed": request.sealed, "host_secrets": request.host_secrets}
     return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -81,6 +96,7 @@ def claim(ledger: Ledger, request: ClaimRequest, now: float) -> ClaimReply:
         return known
     if ledger.suspended is EndReason.DELETED:
         raise NotFoundError(f"pool {ledger.pool} is being deleted")
+    _check_room(ledger, request)
     slot = None if ledger.queue or ledger.suspended else choose(ledger)
     if slot is not None:
         if not request.corpse:
@@ -108,18 +124,38 @@ def _answer(ledger: Ledger, request: ClaimRequest, now: float) -> ClaimAnswer:
         return ClaimAnswer(refusal=refusal)
 
 
+def _check_room(ledger: Ledger, request: ClaimRequest) -> None:
+    """The ledger is bounded, and sealed values stay in it as long as their claims."""
+    if not request.sealed:
+        return
+    kept = [slot.brought.sealed for slot in ledger.slots.values() if slot.brought is not None]
+    kept += [waiting.request.sealed for waiting in ledger.queue]
+    size = sum(len(text) for values in (*kept, request.sealed) for text in values.values())
+    if size > sealed.POOL_BYTES:
+        bump(ledger.counters.refused, "quota")
+        raise NoContainerError(
+            f"the sealed values of pool {ledger.pool}'s claims take more than {sealed.POOL_BYTES} "
+            "bytes together; use host secrets, or end other claims",
+            miss_reason="quota",
+        )
+
+
 def claim_with_wait(ledger: Ledger, request: ClaimRequest, now: float) -> None:
-    """A claim by Signal: the answer, whatever it is, becomes the result of its Wait."""
+    """A claim by Signal: the answer, whatever it is, becomes the result of its Wait.
+
+    With ``reply_to`` there is no Wait: that workflow is told.
+    """
     patient = request.model_copy(update={"wait_s": request.wait_s or SIGNAL_PATIENCE_S})
     try:
         reply = claim(ledger, patient, now)
     except GreenroomError as error:
         _start_wait(ledger, patient)
-        _tell_wait(ledger, request.claim_id, WaitVerdict(detail=f"{error.code}: {error.message}"))
+        verdict = WaitVerdict(detail=f"{error.code}: {error.message}", code=error.code)
+        _tell_wait(ledger, request, verdict)
         return
     if reply.lease is not None:
         _start_wait(ledger, patient)
-        _tell_wait(ledger, request.claim_id, WaitVerdict(lease=reply.lease))
+        _tell_wait(ledger, request, WaitVerdict(lease=reply.lease))
 
 
 def choose(ledger: Ledger) -> Slot | None:
@@ -138,7 +174,7 @@ def grant_waiting(ledger: Ledger, now: float) -> None:
         waiting = ledger.queue.pop(0)
         ledger.counters.cold += 1
         lease = _grant(ledger, slot, waiting, now)
-        _tell_wait(ledger, waiting.request.claim_id, WaitVerdict(lease=lease))
+        _tell_wait(ledger, waiting.request, WaitVerdict(lease=lease))
 
 
 def release(ledger: Ledger, request: ReleaseRequest, now: float) -> None:
@@ -169,11 +205,11 @@ def cancel(ledger: Ledger, request: CancelClaim, now: float) -> None:
             bump(ledger.counters.refused, str(request.reason))
             detail = f"{waiting.miss_reason} for {now - waiting.since:.0f} s"
             verdict = WaitVerdict(reason=request.reason, detail=detail)
-            _tell_wait(ledger, request.claim_id, verdict)
+            _tell_wait(ledger, waiting.request, verdict)
             return
     slot = ledger.slot_of(request.claim_id)
     verdict = WaitVerdict(lease=slot.lease) if slot else WaitVerdict(reason=request.reason)
-    _tell_wait(ledger, request.claim_id, verdict)
+    _tell_wait(ledger, request, verdict)
 
 
 def regrant(ledger: Ledger, slot: Slot, now: float) -> None:
@@ -187,6 +223,7 @@ def regrant(ledger: Ledger, slot: Slot, now: float) -> None:
         return  # released, for example: nobody wants another one
     if ledger.suspended is not None:
         ledger.remember_ended(lease.claim_id, slot.container, EndReason.DIED, now)
+        tell_ended(ledger, slot, EndReason.DIED)
         retire_corpse(ledger, slot, now)
         return
     request = ClaimRequest(
@@ -195,6 +232,7 @@ def regrant(ledger: Ledger, slot: Slot, now: float) -> None:
         labels=lease.labels,
         ttl_s=max(1.0, lease.expires_at - lease.granted_at),
         wait_s=max(60.0, lease.expires_at - now),
+        **(slot.brought.model_dump() if slot.brought else {}),
     )
     hashed = slot.request_hash
     retire_corpse(ledger, slot, now)
@@ -202,6 +240,17 @@ def regrant(ledger: Ledger, slot: Slot, now: float) -> None:
     ledger.queue.insert(0, waiting)
     _start_wait(ledger, request)
     grant_waiting(ledger, now)
+
+
+def tell_ended(ledger: Ledger, slot: Slot, reason: EndReason) -> None:
+    """Word to a claim's ``reply_to`` where the container's own workflow cannot say it."""
+    if slot.lease is None or slot.brought is None or not slot.brought.reply_to:
+        return
+    never = SavedWork(state="discarded", detail="the container's workflow is gone, or never knew")
+    news = ReleaseReply(
+        claim_id=slot.lease.claim_id, container=slot.container, reason=reason, saved=never
+    )
+    ledger.post("signal", slot.brought.reply_to, "ended", news)
 
 
 def retire_corpse(ledger: Ledger, slot: Slot, now: float) -> None:
@@ -280,8 +329,11 @@ def _miss(ledger: Ledger, request: ClaimRequest, now: float) -> ClaimReply:
 
 
 def _start_wait(ledger: Ledger, request: ClaimRequest) -> None:
+    if request.reply_to:
+        return  # that workflow waits
     ident = wait_workflow_id(ledger.pool, request.claim_id)
-    ledger.post("start", ident, "Wait", WaitInput(pool=ledger.pool, request=request))
+    light = request.model_copy(update={"sealed": {}, "host_secrets": ()})  # not a Wait's business
+    ledger.post("start", ident, "Wait", WaitInput(pool=ledger.pool, request=light))
 
 
 def place_in_queue(ledger: Ledger, claim_id: str) -> Queued | None:
@@ -301,7 +353,7 @@ def _queued(ledger: Ledger, waiting: Waiting, position: int) -> ClaimReply:
         queued=Queued(
             position=position + 1,
             eta_s=round(typical * rounds, 1),
-            wait_workflow=wait_workflow_id(ledger.pool, waiting.request.claim_id),
+            wait_workflow=_waiting_workflow(ledger, waiting.request),
             miss_reason=reason,
         ),
     )
@@ -333,7 +385,13 @@ def _grant(ledger: Ledger, slot: Slot, waiting: Waiting, now: float) -> Lease:
     )
     slot.lease = lease
     slot.sent_seq += 1
-    _tell_container(ledger, slot, "claimed", Claimed(seq=slot.sent_seq, lease=lease))
+    # Only hooks wait for the API's part.
+    light = request.model_copy(
+        update={"brings": request.brings and bool(ledger.config.hooks.claim)}
+    )
+    slot.brought = light.brought()
+    told = Claimed(seq=slot.sent_seq, lease=lease, brought=slot.brought)
+    _tell_container(ledger, slot, "claimed", told)
     return lease
 
 
@@ -344,5 +402,9 @@ def _tell_container(
     ledger.post("signal", ident, name, message)
 
 
-def _tell_wait(ledger: Ledger, claim_id: str, verdict: WaitVerdict) -> None:
-    ledger.post("signal", wait_workflow_id(ledger.pool, claim_id), "verdict", verdict)
+def _waiting_workflow(ledger: Ledger, claim: ClaimRequest | CancelClaim) -> str:
+    return claim.reply_to or wait_workflow_id(ledger.pool, claim.claim_id)
+
+
+def _tell_wait(ledger: Ledger, claim: ClaimRequest | CancelClaim, verdict: WaitVerdict) -> None:
+    ledger.post("signal", _waiting_workflow(ledger, claim), "verdict", verdict)

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 
 from greenroom.core.config import PoolConfig
 from greenroom.core.lifecycle import EndReason, Event, State, next_state
-from greenroom.core.messages import ClaimRequest
+from greenroom.core.messages import Brought, ClaimRequest
 from greenroom.core.records import Failure, Lease, SnapshotRecord, Source
 
 BUDGET_BYTES = 512 * 1024
@@ -42,6 +42,7 @@ class Slot(BaseModel):
     docker_id: str = ""
     lease: Lease | None = None
     request_hash: str = ""
+    brought: Brought | None = None
     ending: EndReason | None = None
     asked_at: float = 0.0
     seen_seq: int = 0
@@ -165,6 +166,8 @@ class Ledger(BaseModel):
     def shape(self) -> str:
         """A hash of what a container fixes at its creation besides its snapshot."""
         fixed = {"limits", "network", "env", "trust_host_ca"}
+        if self.config.hooks.claim:
+            fixed.add("hooks")
         text = self.config.model_dump_json(include=fixed)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from greenroom.core.config import PoolConfig
 from greenroom.core.lifecycle import EndReason
@@ -44,11 +44,26 @@ class ContainerNews(Message):
     saved: SavedWork | None = None
 
 
+class Brought(Message):
+    """What a claim brings along besides its lease's own terms; values are sealed or names.
+
+    ``sealed`` maps a name to a value that only the pool's host can open; ``host_secrets`` names
+    secrets of the host; ``reply_to`` is a workflow that is told of the lease; ``brings`` says that
+    the claim's API arms the personal part.
+    """
+
+    sealed: dict[str, str] = Field(default_factory=dict)
+    host_secrets: tuple[str, ...] = ()
+    reply_to: str = ""
+    brings: bool = False
+
+
 class Claimed(Message):
     """Signal ``claimed`` to a container: this lease is yours now."""
 
     seq: int
     lease: Lease
+    brought: Brought | None = None
 
 
 class ReleaseRequest(Message):
@@ -107,7 +122,33 @@ class ArmRequest(Message):
 
 
 class ArmReply(Message):
+    """``failed_hook`` and ``hook_tail``: which claim hook failed, and the end of its output."""
+
     armed: bool
+    failed_hook: str = ""
+    hook_tail: str = ""
+
+
+class ArmedNews(Message):
+    """Signal ``armed`` to the ``reply_to`` of a claim: commands can run now."""
+
+    claim_id: str
+    token: int
+    failed_hook: str = ""
+
+
+def in_the_clear(given: object, refused: tuple[str, ...]) -> object:
+    """A message without the values of ``refused`` fields; ``plain`` names those that it had.
+
+    What was sent in the clear is refused later; its values must not be passed on meanwhile.
+    """
+    if not isinstance(given, dict):
+        return given
+    found = tuple(name for name in refused if given.get(name))
+    if not found:
+        return given
+    kept = {name: value for name, value in given.items() if name not in found}
+    return {**kept, "plain": found}
 
 
 class ClaimRequest(Message):
@@ -115,7 +156,9 @@ class ClaimRequest(Message):
 
     ``ttl_s`` 0 means the pool's; ``wait_s`` 0 means: now or never. ``corpse`` names the container
     of this claim that was found dead, with ``corpse_token``. What differs between two requests
-    decides ``ConflictError``: holder, ttl_s and labels.
+    decides ``ConflictError``: holder, ttl_s, labels, sealed and host_secrets. ``reply_to`` is a
+    workflow that gets Signals ``verdict`` (in place of a ``Wait``), ``armed`` and ``ended``.
+    ``plain`` is filled when the request carries ``env``, ``secrets`` or ``files``: it is refused.
     """
 
     claim_id: str
@@ -127,6 +170,26 @@ class ClaimRequest(Message):
     corpse: str = ""
     corpse_token: int = 0
     save: bool = True
+    sealed: dict[str, str] = Field(default_factory=dict)
+    host_secrets: tuple[str, ...] = ()
+    reply_to: str = ""
+    brings: bool = False
+    plain: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _forget_secrets(cls, given: object) -> object:
+        return in_the_clear(given, ("env", "secrets", "files"))
+
+    def brought(self) -> Brought | None:
+        """What must follow the claim to whatever container it gets; None for nothing."""
+        found = Brought(
+            sealed=self.sealed,
+            host_secrets=self.host_secrets,
+            reply_to=self.reply_to,
+            brings=self.brings,
+        )
+        return None if found == Brought() else found
 
 
 class Queued(Message):
@@ -177,11 +240,15 @@ class WaitInput(Message):
 
 
 class WaitVerdict(Message):
-    """Signal ``verdict`` to a Wait, and its result: a lease, or why there is none."""
+    """Signal ``verdict`` to a Wait, and its result: a lease, or why there is none.
+
+    ``code`` is that of the error by which the claim was refused.
+    """
 
     lease: Lease | None = None
     reason: EndReason | None = None
     detail: str = ""
+    code: str = ""
 
 
 class CancelClaim(Message):
@@ -189,6 +256,7 @@ class CancelClaim(Message):
 
     claim_id: str
     reason: EndReason = EndReason.CANCELLED
+    reply_to: str = ""
 
 
 class LeaseQuery(Message):

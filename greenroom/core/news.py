@@ -22,6 +22,8 @@ _ON_THE_WAY: tuple[tuple[State, Event], ...] = (
     (State.CLONING, Event.CLONED),
     (State.INSTALLING, Event.INSTALLED),
 )
+_OWN_WORD = (EndReason.FAILED, EndReason.DIED, EndReason.EXPIRED, EndReason.REFUSED)
+"""Ends that the container itself knows better than the keeper. REFUSED: the claim was wrong."""
 _BROKEN = (EndReason.FAILED, EndReason.DIED, EndReason.LOST, EndReason.STUCK)
 _REACHES = {"created": State.CLONING, "cloned": State.INSTALLING, "installed": State.READY}
 
@@ -78,12 +80,12 @@ def _reach(ledger: Ledger, slot: Slot, wanted: State, now: float) -> None:
 
 def _retired(ledger: Ledger, slot: Slot, news: ContainerNews, now: float) -> None:
     reason = slot.ending or news.reason or EndReason.LOST
-    if news.reason in (EndReason.FAILED, EndReason.DIED, EndReason.EXPIRED):
+    if news.reason in _OWN_WORD:
         reason = news.reason
     failure = news.failure
     if failure is None and slot.state in PREPARING and reason in _BROKEN:
         failure = Failure(step=slot.state, reason=f"the container ended: {reason}", at=now)
-    if failure is not None:
+    if failure is not None and reason is not EndReason.REFUSED:
         ledger.counters.failures += 1
         served = ledger.serving.source.fingerprint if ledger.serving else None
         if failure.step == IMAGE_GONE_STEP and slot.fingerprint == served:
@@ -154,19 +156,21 @@ def undeliverable(ledger: Ledger, entry: OutboxEntry, now: float) -> None:
     """Temporal says that the receiver of ``entry`` does not exist (any more)."""
     kind, _, ident = entry.workflow_id.removeprefix("greenroom/").partition("/")
     name = ident.partition("/")[2]
-    if kind == "container" and name in ledger.slots:
+    if entry.name == "verdict":
+        # Nobody is waiting for this grant any more: give the container back.
+        lease = entry.payload.get("lease") or {}
+        name, granted = str(lease.get("claim_id", "")), lease.get("token")
+        held = ledger.slot_of(name)
+        if held is not None and held.lease is not None and held.lease.token == granted:
+            gone = ReleaseRequest(claim_id=name, token=granted, reason=EndReason.CANCELLED)
+            leases.release(ledger, gone, now)
+    elif kind == "container" and name in ledger.slots:
         slot = ledger.slots[name]
         if entry.name == "claimed" and slot.ending is None:
             leases.regrant(ledger, slot, now)  # it never knew of its lease
+        leases.tell_ended(ledger, slot, slot.ending or EndReason.LOST)
         remove_slot(ledger, slot, slot.ending or EndReason.LOST, now)
         leases.grant_waiting(ledger, now)
     elif kind == "snapshot" and ledger.build and ledger.build.source.fingerprint == name:
         failure = Failure(step="build", reason="the build's workflow is gone", at=now)
         hear_snapshot(ledger, SnapshotNews(fingerprint=name, failure=failure), now)
-    elif kind == "wait":
-        # Nobody is waiting for this grant any more: give the container back.
-        held = ledger.slot_of(name)
-        granted = (entry.payload.get("lease") or {}).get("token")
-        if held is not None and held.lease is not None and held.lease.token == granted:
-            gone = ReleaseRequest(claim_id=name, token=granted, reason=EndReason.CANCELLED)
-            leases.release(ledger, gone, now)

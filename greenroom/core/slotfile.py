@@ -14,7 +14,8 @@ from greenroom.core.policy import Listener, Phase, Policy
 class HostLease(BaseModel):
     """The lease as the host knows it. Times are epoch seconds; ``token`` fences every change.
 
-    ``policy_armed`` and ``personal_armed`` are the done-marks of arming's two parts.
+    ``policy_armed`` and ``personal_armed`` are the done-marks of arming's two parts,
+    ``hooks_done`` that of the claim hooks; ``failed_hook`` says which one failed.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -25,6 +26,8 @@ class HostLease(BaseModel):
     expires_at: float
     policy_armed: bool = False
     personal_armed: bool = False
+    hooks_done: bool = False
+    failed_hook: str = ""
     ended: bool = False
     end_reason: str = ""
 
@@ -44,7 +47,8 @@ class SlotRecord(BaseModel):
     ``kind``: ``slot``, ``builder`` or ``verify``. ``sandbox_key`` is the engine's path of the
     network namespace. ``environment`` is what every command inside gets beside the proxy's
     variables. ``worktree_mark`` is how the work tree looked when the container became ready;
-    ``unsaved`` says why the work of its ended claim could not be saved.
+    ``unsaved`` says why the work of its ended claim could not be saved; ``hooks``: commands wait
+    for the claim's hooks.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -72,6 +76,7 @@ class SlotRecord(BaseModel):
     environment: dict[str, str] = Field(default_factory=dict)
     worktree_mark: str = ""
     unsaved: str = ""
+    hooks: bool = False
     lease: HostLease | None = None
 
     @property

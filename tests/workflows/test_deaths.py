@@ -165,7 +165,7 @@ async def test_news_that_comes_twice_or_late_changes_nothing(full: Pool) -> None
         await full.keeper.signal("news", {**old, "seq": seq, "kind": kind})
     status = await full.status()
     (slot,) = [one for one in status.containers if one.container == lease.container]
-    assert (slot.state, slot.host, slot.claim_id) == ("claimed", "fake", "a")
+    assert (slot.state, slot.host, slot.claim_id) == ("claimed", full.name, "a")
     await full.release(lease)
     status = await full.until_gone(lease.container)
     again = {**old, "seq": 9, "kind": "retired", "reason": "released"}
