@@ -48,7 +48,9 @@ class PublicKey:
         """A sealed value. Two of the same content differ."""
         from nacl import public  # noqa: PLC0415 - see the module
 
-        box = public.SealedBox(public.PublicKey(self.raw)).encrypt(content.model_dump_json().encode())
+        box = public.SealedBox(public.PublicKey(self.raw)).encrypt(
+            content.model_dump_json().encode()
+        )
         return sealed.write(self.ident, _encoded(box))
 
 
@@ -72,8 +74,8 @@ class PrivateKey:
 
     def open(self, text: str, use: Use, now: float) -> Content:
         """What is in a sealed value. Raises SecretError, which says nothing of the value."""
-        from nacl.exceptions import CryptoError  # noqa: PLC0415 - see the module
         from nacl import public  # noqa: PLC0415 - see the module
+        from nacl.exceptions import CryptoError  # noqa: PLC0415 - see the module
 
         ident, box = sealed.read(use.name, text)
         if ident != self.public.ident:

@@ -99,6 +99,7 @@ class Task(Claimant):
         told = ran.model_dump(exclude={"reattached"})
         return TaskResult(
             **told,
+            pool=self._pool,
             claim_id=self._claim_id,
             container=lease.container,
             commit=lease.commit,
@@ -234,7 +235,11 @@ class Task(Claimant):
         """How far it is."""
         lease = self._verdict.lease if self._verdict else None
         return TaskStatus(
-            phase=self._phase, claim_id=self._claim_id, attempt=self._attempt, lease=lease
+            phase=self._phase,
+            pool=self._pool,
+            claim_id=self._claim_id,
+            attempt=self._attempt,
+            lease=lease,
         )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from greenroom.api import claims, errors, exec_stream, files, forward, health, logs, pools
+from greenroom.api import claims, errors, exec_stream, files, forward, health, logs, pools, tasks
 from greenroom.api.access import RULES, Subject
 from greenroom.api.state import ApiState
 
@@ -18,6 +18,7 @@ ROUTERS = (
     forward.router,
     pools.router,
     logs.router,
+    tasks.router,
 )
 
 

@@ -14,9 +14,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from greenroom.api.leases import FoundLease, find_lease
+from greenroom.api.leases import FoundLease, find_lease, hooks_of
 from greenroom.api.pools import statuses
-from greenroom.api.state import ApiState, PersonalParts, State
+from greenroom.api.state import ApiState, PersonalParts, State, WantedSecrets
 from greenroom.core.access import Scope
 from greenroom.core.errors import (
     CorpseError,
@@ -66,6 +66,8 @@ class ClaimBody(BaseModel):
     files: dict[str, str] = Field(default_factory=dict)
     git_name: str = ""
     git_email: str = ""
+    sealed: dict[str, str] = Field(default_factory=dict)
+    host_secrets: tuple[str, ...] = ()
 
     def request(self) -> ClaimRequest:
         """The part that goes to the keeper."""
@@ -77,6 +79,7 @@ class ClaimBody(BaseModel):
             wait_s=self.wait_s,
             issued_at=self.issued_at or now,
             labels=self.labels,
+            brings=True,
         )
 
     def personal(self) -> PersonalParts:
@@ -177,6 +180,9 @@ async def claim(pool: str, body: ClaimBody, state: State, request: Request) -> C
     """
     stages = _Stages()
     wanted, personal = body.request(), body.personal()
+    if body.sealed or body.host_secrets:  # before a container is spent
+        secret = WantedSecrets(pool, wanted.claim_id, body.sealed, body.host_secrets)
+        personal = await asyncio.to_thread(state.host.fetch, secret, personal)
     deadline = time.monotonic() + wanted.wait_s
     for _ in range(CORPSES):
         reply = await state.client.claim(pool, wanted)
@@ -258,12 +264,17 @@ def _document(lease: Lease, stages: _Stages) -> ClaimDocument:
 async def list_claims(state: State) -> list[dict[str, Any]]:
     """Live claims of every pool, oldest first."""
     found = [
-        {"pool": status.pool, **slot.model_dump(mode="json")}
+        {"pool": status.pool, **slot.model_dump(mode="json"), "hooks": _hooks(state, slot)}
         for status in await statuses(state)
         for slot in status.containers
         if slot.claim_id
     ]
     return sorted(found, key=lambda claim: claim["since"])
+
+
+def _hooks(state: ApiState, slot: SlotView) -> str:
+    record = state.host.slot(slot.container)
+    return hooks_of(record) if record is not None else ""
 
 
 @router.get("/pools/{pool}/queue/{claim_id}")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from activities import leases, slotfiles
+from activities import host_secrets, leases, slotfiles
 from activities.containers import exec_environment
 from activities.context import HostContext, open_context
-from greenroom.api.state import PersonalParts
+from greenroom.api.state import PersonalParts, WantedSecrets
 from greenroom.core.errors import GateError
 from greenroom.core.records import Lease
 from greenroom.core.slotfile import SlotRecord
+from greenroom.sealing import PublicKey
 from greenroom.services.docker_http import DockerHttp
 from greenroom.services.settings import Settings
 
@@ -29,17 +30,18 @@ class LocalHost:
 
     def arm(self, lease: Lease, personal: PersonalParts) -> None:
         """See ``HostSide``."""
-        leases.arm(
-            self.context,
-            lease,
-            leases.Personal(
-                env=personal.env,
-                secrets=personal.secrets,
-                files=personal.files,
-                git_name=personal.git_name,
-                git_email=personal.git_email,
-            ),
-        )
+        leases.arm(self.context, lease, leases.Personal(**vars(personal)))
+
+    def fetch(self, wanted: WantedSecrets, personal: PersonalParts) -> PersonalParts:
+        """See ``HostSide``."""
+        asked = host_secrets.Wanted(**vars(wanted))
+        given = leases.Personal(**vars(personal))
+        found = host_secrets.fetch(self.context.paths, asked, given)
+        return replace(personal, env=found.env, secrets=found.secrets)
+
+    def public_key(self, pool: str) -> PublicKey:
+        """See ``HostSide``."""
+        return host_secrets.public_key(self.context.paths, pool)
 
     def slot_of_claim(self, claim_id: str) -> SlotRecord | None:
         """See ``HostSide``."""

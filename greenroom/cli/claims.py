@@ -33,3 +33,6 @@ def command(as_json: bool) -> None:  # noqa: FBT001
         ],
         ("claim", "pool", "holder", "left", "age", "container"),
     )
+    for claim in found:
+        if claim.get("hooks") not in ("", "running", None):
+            say(f"{claim['claim_id']}: {claim['hooks']} (greenroom logs {claim['claim_id']})")

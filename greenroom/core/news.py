@@ -159,7 +159,7 @@ def undeliverable(ledger: Ledger, entry: OutboxEntry, now: float) -> None:
     if entry.name == "verdict":
         # Nobody is waiting for this grant any more: give the container back.
         lease = entry.payload.get("lease") or {}
-        name, granted = str(lease.get("claim_id", "")), lease.get("token")
+        name, granted = str(lease.get("claim_id", name)), lease.get("token")
         held = ledger.slot_of(name)
         if held is not None and held.lease is not None and held.lease.token == granted:
             gone = ReleaseRequest(claim_id=name, token=granted, reason=EndReason.CANCELLED)

@@ -65,6 +65,7 @@ class TaskResult(Message):
     their ends, without the secrets that Greenroom gave to the claim.
     """
 
+    pool: str
     claim_id: str
     container: str
     commit: str
@@ -88,6 +89,7 @@ class TaskStatus(Message):
     """Query ``state`` of a Task."""
 
     phase: TaskPhase
+    pool: str
     claim_id: str
     attempt: int = 1
     lease: Lease | None = None
