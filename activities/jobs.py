@@ -67,7 +67,7 @@ while :; do
     if [ "$round" -lt 20 ]; then round=$((round + 1)); sleep 0.1; else sleep 0.5; fi
 done
 """
-_KILLER = r'kill -9 -- "-$(cat "$1/pid")"'
+_KILLER = r'kill -s KILL -- "-$(cat "$1/pid")"'
 
 
 @dataclass(frozen=True)
