@@ -252,3 +252,83 @@ def test_a_suspended_pool_gives_nothing_out_and_loses_no_answer() -> None:
     assert sent(ledger, "retire") == [lease.container_workflow]
     with pytest.raises(GreenroomError):
         leases.claim(ledger, make_request("c3", wait_s=60), NOW)
+
+
+# ── what a claim brings along ────────────────────────────────────────────────────────────────
+
+SEALED = {"T": "grs1.0123456789ab.QUJD"}
+REPLY = "greenroom/task/api/c1"
+
+
+def asked(**how: object) -> ClaimRequest:
+    return make_request(**{"sealed": SEALED, "reply_to": REPLY, **how})
+
+
+def test_a_claim_that_names_a_workflow_is_told_there_and_starts_no_wait() -> None:
+    for ready in (0, 1):
+        ledger = make_ledger(ready=ready)
+        leases.claim_with_wait(ledger, asked(), NOW)
+        if not ready:
+            add_ready(ledger, 0)
+            leases.claim_with_wait(ledger, asked(), NOW)
+            leases.grant_waiting(ledger, NOW)
+        assert sent(ledger, "verdict") == [REPLY]
+        assert sent(ledger, "Wait") == []
+        assert sent(ledger, "claimed") != []
+
+
+def test_a_refusal_and_a_cancelling_are_told_there_too() -> None:
+    ledger = make_ledger()
+    leases.claim_with_wait(ledger, asked(ttl_s=-1), NOW)
+    assert ledger.outbox[-1].payload["code"] == "usage"
+    leases.cancel(ledger, CancelClaim(claim_id="unknown", reply_to=REPLY), NOW)
+    assert sent(ledger, "verdict") == [REPLY, REPLY]
+
+
+def test_what_it_brings_follows_it_to_the_next_container_and_is_told_of_its_end() -> None:
+    ledger = make_ledger(ready=2)
+    first = granted(ledger, sealed=SEALED, reply_to=REPLY)
+    leases.regrant(ledger, ledger.slots[first.container], NOW)
+    second = ledger.slot_of("c1")
+    assert second is not None
+    assert second.container != first.container
+    assert second.brought == asked().brought()
+    ledger.suspended = EndReason.DOWN
+    leases.regrant(ledger, second, NOW)
+    assert sent(ledger, "ended") == [REPLY]
+
+
+def test_a_grant_whose_workflow_is_gone_is_given_back() -> None:
+    ledger = make_ledger(ready=1)
+    leases.claim_with_wait(ledger, asked(), NOW)
+    (verdict,) = [one for one in ledger.outbox if one.name == "verdict"]
+    news.undeliverable(ledger, verdict, NOW)
+    (slot,) = ledger.slots.values()
+    assert slot.ending is EndReason.CANCELLED
+
+
+def test_a_container_cannot_be_named_to_lose_its_slot() -> None:
+    ledger = make_ledger(ready=2)
+    other = granted(ledger, "other")
+    leases.claim_with_wait(ledger, asked(reply_to=other.container_workflow), NOW)
+    (verdict,) = [one for one in ledger.outbox if one.name == "verdict"]
+    news.undeliverable(ledger, verdict, NOW)
+    assert other.container in ledger.slots
+
+
+def test_sealed_values_of_all_claims_together_are_bounded() -> None:
+    ledger = make_ledger(ready=20)
+    big = {"T": "grs1.0123456789ab." + "A" * 16000}
+    for number in range(12):
+        granted(ledger, f"c{number}", sealed=big)
+    with pytest.raises(NoContainerError) as caught:
+        granted(ledger, "c12", sealed=big)
+    assert caught.value.details["miss_reason"] == "quota"
+    granted(ledger, "plain")
+
+
+def test_a_claim_that_brings_nothing_is_what_it_was() -> None:
+    ledger = make_ledger(ready=1)
+    lease = granted(ledger, brings=True)
+    assert ledger.slots[lease.container].brought is None
+    assert leases.request_hash(make_request()) == "a0204b27ae5bf688"  # as older ledgers have it
