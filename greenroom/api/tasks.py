@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from greenroom.api.pools import known_pools
 from greenroom.api.state import ApiState, PersonalParts, State, WantedSecrets
-from greenroom.client.task_client import FoundTask, find_task, start_task
+from greenroom.client.task_client import FoundTask, cancel_task, find_task, start_task
 from greenroom.core.errors import NotFoundError, UsageError
 from greenroom.core.names import check_claim_id, check_pool_name, task_workflow_id, ulid
 from greenroom.core.sealed import VARIABLE, Content
@@ -97,10 +97,22 @@ async def show(ident: str, state: State, wait_s: float = 0.0) -> TaskDocument:
     """A Task by its claim or its workflow, after a wait for its end. Raises NotFoundError."""
     if not 0 <= wait_s <= LONGEST_WAIT_S:
         raise UsageError(f"wait_s {wait_s:g} is not within 0 and {LONGEST_WAIT_S:g}")
+    return await asyncio.to_thread(_document, state, await _found(state, ident, wait_s))
+
+
+@router.delete("/tasks/{ident:path}")
+async def cancel(ident: str, state: State) -> TaskDocument:
+    """Cancel a Task: its command is killed, its work saved, its lease ended. As ``show``."""
+    found = await _found(state, ident)
+    await cancel_task(state.client.temporal, found.workflow)
+    return await asyncio.to_thread(_document, state, found)
+
+
+async def _found(state: ApiState, ident: str, wait_s: float = 0.0) -> FoundTask:
     for workflow in await _candidates(state, ident):
         found = await find_task(state.client.temporal, workflow, wait_s=wait_s)
         if found is not None:
-            return await asyncio.to_thread(_document, state, found)
+            return found
     raise NotFoundError(f"no task {ident}")
 
 

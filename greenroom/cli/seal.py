@@ -28,9 +28,7 @@ from greenroom.sealing import PublicKey
     type=click.Path(path_type=Path),
     help="The pool's public key in a file, for use without the API.",
 )
-@click.option(
-    "--key", "show_key", is_flag=True, help="Print the public key, for --key-file."
-)
+@click.option("--key", "show_key", is_flag=True, help="Print the public key, for --key-file.")
 @json_option
 def command(  # noqa: PLR0913, PLR0917 - click's
     pool: str,

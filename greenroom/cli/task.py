@@ -18,10 +18,13 @@ _ROUND_S = 30.0
 @click.command("task")
 @click.argument("which", metavar="WORKFLOW|CLAIM")
 @click.option("--wait", is_flag=True, help="Wait for its end.")
+@click.option("--cancel", is_flag=True, help="Kill it; its work is saved and its claim ends.")
 @json_option
-def command(which: str, wait: bool, as_json: bool) -> None:  # noqa: FBT001
+def command(which: str, wait: bool, cancel: bool, as_json: bool) -> None:  # noqa: FBT001
     """Show a command that `run --detach`, or anything else, started as a Task."""
     api = open_api()
+    if cancel:
+        api.delete("tasks", which)
     path = url("tasks", which, wait_s=_ROUND_S if wait else 0)
     while True:
         found: dict[str, Any] = api.ask(Ask("GET", path, timeout_s=_ROUND_S + PATIENCE_S))

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
-from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
+from temporalio.exceptions import ApplicationError, CancelledError, WorkflowAlreadyStartedError
 
 from greenroom.client.retries import WorkflowGoneError, patiently
-from greenroom.core.errors import ConflictError, GreenroomError, TemporalError, from_code
+from greenroom.core.errors import ConflictError, GreenroomError, NotFoundError, from_code
 from greenroom.core.names import WORKFLOW_QUEUE, task_workflow_id
 from greenroom.core.task_messages import TaskInput, TaskResult, TaskStatus
 
@@ -19,7 +19,7 @@ ANSWER_S = 30.0
 
 @dataclass(frozen=True)
 class FoundTask:
-    """A Task. ``status`` while it runs; one of ``result`` and ``error`` when it does not."""
+    """A Task. ``status`` while it runs; then ``result``, ``error``, or none (it was cancelled)."""
 
     workflow: str
     state: str
@@ -82,6 +82,14 @@ async def find_task(client: Client, workflow_id: str, *, wait_s: float = 0.0) ->
         return FoundTask(workflow_id, state, error=_why(state, error))
 
 
+async def cancel_task(client: Client, workflow_id: str) -> None:
+    """Ask a Task to end: command killed, work saved, lease over; one that has ended is success."""
+    try:
+        await patiently(client.get_workflow_handle(workflow_id).cancel, ANSWER_S)
+    except WorkflowGoneError:
+        return
+
+
 async def _ended_within(client: Client, workflow_id: str, wait_s: float) -> None:
     waiting = asyncio.ensure_future(client.get_workflow_handle(workflow_id).result())
     try:
@@ -91,8 +99,11 @@ async def _ended_within(client: Client, workflow_id: str, wait_s: float) -> None
         await asyncio.gather(waiting, return_exceptions=True)
 
 
-def _why(state: str, error: WorkflowFailureError) -> GreenroomError:
+def _why(state: str, error: WorkflowFailureError) -> GreenroomError | None:
+    """Why it has no result; None for one that was cancelled, which is no failure."""
     cause = error.cause
+    if isinstance(cause, CancelledError):
+        return None
     if isinstance(cause, ApplicationError) and cause.type:
         return from_code(cause.type, cause.message)
-    return TemporalError(f"the task is {state}: {cause}")
+    return NotFoundError(f"the task is {state}: {cause}")

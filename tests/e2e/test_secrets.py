@@ -57,7 +57,7 @@ def hooked(stack: Stack) -> Iterator[Stack]:
     stack.ok("apply", str(file), "--wait")
     yield stack
     known.unlink()
-    stack.ok("delete", POOL, "--force", "--wait")
+    stack.ok("delete", POOL, "--force")
 
 
 def test_no_secret_is_anywhere_but_with_its_holder(hooked: Stack, tmp_path: Path) -> None:
