@@ -188,7 +188,7 @@ class Container:
         try:
             await self._on_host.arm(lease, self._brought)
         except ActivityError as error:
-            wrong = failures.code_of(error) in ("secret", "usage")  # of the claim's making
+            wrong = self._brought is not None and failures.code_of(error) in {"secret", "usage"}
             self._end = self._end or (EndReason.REFUSED if wrong else EndReason.DIED)
             if failures.code_of(error) == "corpse":
                 self._corpse = True

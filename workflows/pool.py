@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TypeVar
 
 from temporalio import workflow
@@ -203,6 +204,8 @@ class PoolKeeper:
     @claims.validator
     def _check_claims(self, batch: ClaimBatch) -> None:
         self._refuse_while_draining()
+        for request in batch.requests:  # an accepted batch would stand in the history as it is
+            self._refusing(partial(leases.refuse_plain, request))
 
     @workflow.signal(name="claim")
     def claim_by_signal(self, request: ClaimRequest) -> None:

@@ -66,6 +66,12 @@ def check_request(ledger: Ledger, request: ClaimRequest) -> None:
         raise UsageError(f"labels take more than {LABEL_BYTES} bytes")
     if len(request.reply_to) > WORKFLOW_ID_CHARACTERS:
         raise UsageError(f"reply_to is longer than {WORKFLOW_ID_CHARACTERS} characters")
+    refuse_plain(request)
+    sealed.check(request.sealed, request.host_secrets)
+
+
+def refuse_plain(request: ClaimRequest) -> None:
+    """Refuse a request that carried secrets in the clear. Raises UsageError."""
     if request.plain:
         raise UsageError(
             f"a claim over Temporal must not carry {', '.join(request.plain)}: what is in the "
@@ -73,7 +79,6 @@ def check_request(ledger: Ledger, request: ClaimRequest) -> None:
             "send it in `sealed`, name secrets of the host in `host_secrets`, or claim through "
             "the host's API"
         )
-    sealed.check(request.sealed, request.host_secrets)
 
 
 def request_hash(request: ClaimRequest) -> str:

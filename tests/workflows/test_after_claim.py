@@ -43,6 +43,8 @@ async def test_a_claim_by_update_in_the_clear_is_refused_and_leaves_no_event(ful
             await full.keeper.execute_update("claim", raw)
         assert "greenroom seal" in told[0].message
         assert "host_secrets" in told[0].message
+        with refused("usage"):
+            await full.keeper.execute_update("claims", {"requests": [{"claim_id": "c"}, raw]})
     await full.grant("b")
     assert PLAIN.encode() not in await history_of(full.keeper)
 
