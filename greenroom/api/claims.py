@@ -126,7 +126,10 @@ class ShownLease(FoundLease):
 
 
 class LiveClaim(SlotView):
+    """``hooks``: ``running`` while commands wait for the claim's hooks, or which one failed."""
+
     pool: str
+    hooks: str = ""
 
 
 class SavedClaim(SavedWork):

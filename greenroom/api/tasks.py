@@ -92,28 +92,38 @@ async def start(pool: str, body: TaskBody, state: State) -> TaskDocument:
     )
 
 
-@router.get("/tasks/{ident:path}")
-async def show(ident: str, state: State, wait_s: float = 0.0) -> TaskDocument:
-    """A Task by its claim or its workflow, after a wait for its end. Raises NotFoundError."""
+@router.get("/tasks/{claim_id}")
+async def show(claim_id: str, state: State, wait_s: float = 0.0, pool: str = "") -> TaskDocument:
+    """A Task by its claim, after a wait of at most 60 s for its end. Raises NotFoundError."""
     if not 0 <= wait_s <= LONGEST_WAIT_S:
         raise UsageError(f"wait_s {wait_s:g} is not within 0 and {LONGEST_WAIT_S:g}")
-    return await asyncio.to_thread(_document, state, await _found(state, ident, wait_s))
+    found, document = await _found(state, claim_id, pool)
+    if wait_s and found.status is not None:
+        later = await find_task(state.client.temporal, found.workflow, wait_s=wait_s)
+        document = await asyncio.to_thread(_document, state, later or found)
+    return document
 
 
-@router.delete("/tasks/{ident:path}")
-async def cancel(ident: str, state: State) -> TaskDocument:
-    """Cancel a Task: its command is killed, its work saved, its lease ended. As ``show``."""
-    found = await _found(state, ident)
+@router.delete("/tasks/{claim_id}")
+async def cancel(claim_id: str, state: State, pool: str = "") -> TaskDocument:
+    """Cancel a Task: its command is killed, its work saved, its lease ended."""
+    found, document = await _found(state, claim_id, pool)
     await cancel_task(state.client.temporal, found.workflow)
-    return await asyncio.to_thread(_document, state, found)
+    return document
 
 
-async def _found(state: ApiState, ident: str, wait_s: float = 0.0) -> FoundTask:
-    for workflow in await _candidates(state, ident):
-        found = await find_task(state.client.temporal, workflow, wait_s=wait_s)
-        if found is not None:
-            return found
-    raise NotFoundError(f"no task {ident}")
+async def _found(state: ApiState, claim_id: str, pool: str) -> tuple[FoundTask, TaskDocument]:
+    """The Task, if it is of one of the caller's pools. Raises NotFoundError, UsageError."""
+    check_claim_id(claim_id)
+    for name in [pool] if pool else await known_pools(state):
+        workflow = task_workflow_id(check_pool_name(name), claim_id)
+        found = await find_task(state.client.temporal, workflow)
+        if found is None:
+            continue
+        document = await asyncio.to_thread(_document, state, found)
+        if state.grant.sees(name) and state.grant.sees(document.pool):
+            return found, document
+    raise NotFoundError(f"no task {claim_id}")
 
 
 def _sealed(state: ApiState, pool: str, claim_id: str, body: TaskBody) -> dict[str, str]:
@@ -135,13 +145,6 @@ def _sealed(state: ApiState, pool: str, claim_id: str, body: TaskBody) -> dict[s
         return key.seal(Content(pool=pool, name=name, value=value, secret=secret, claim_id=bound))
 
     return {**{name: seal(name, value) for name, value in clear.items()}, **body.sealed}
-
-
-async def _candidates(state: ApiState, ident: str) -> list[str]:
-    if "/" in ident:
-        return [ident]
-    check_claim_id(ident)
-    return [task_workflow_id(pool, ident) for pool in await known_pools(state)]
 
 
 def _document(state: ApiState, found: FoundTask) -> TaskDocument:

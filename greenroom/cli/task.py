@@ -10,7 +10,7 @@ import click
 from greenroom.cli.http_client import PATIENCE_S, Ask, open_api, url
 from greenroom.cli.options import json_option
 from greenroom.cli.output import emit, fields, span
-from greenroom.core.errors import from_code
+from greenroom.core.errors import UsageError, from_code
 
 _ROUND_S = 30.0
 
@@ -23,9 +23,10 @@ _ROUND_S = 30.0
 def command(which: str, wait: bool, cancel: bool, as_json: bool) -> None:  # noqa: FBT001
     """Show a command that `run --detach`, or anything else, started as a Task."""
     api = open_api()
+    pool, claim = _named(which)
     if cancel:
-        api.delete("tasks", which)
-    path = url("tasks", which, wait_s=_ROUND_S if wait else 0)
+        api.delete("tasks", claim, pool=pool)
+    path = url("tasks", claim, pool=pool, wait_s=_ROUND_S if wait else 0)
     while True:
         found: dict[str, Any] = api.ask(Ask("GET", path, timeout_s=_ROUND_S + PATIENCE_S))
         if not wait or found["state"] != "running":
@@ -37,6 +38,16 @@ def command(which: str, wait: bool, cancel: bool, as_json: bool) -> None:  # noq
     if found["error"]:
         error = found["error"]
         raise from_code(error["error"], error["message"], error["details"])
+
+
+def _named(which: str) -> tuple[str | None, str]:
+    """Pool and claim; a workflow's id names both."""
+    if "/" not in which:
+        return None, which
+    *prefix, pool, claim = which.split("/")
+    if prefix != ["greenroom", "task"]:
+        raise UsageError(f"{which!r} is not greenroom/task/POOL/CLAIM")
+    return pool, claim
 
 
 def _show(found: dict[str, Any]) -> None:
