@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from greenroom.cli.http_client import Ask, open_api, url
+from greenroom.cli.http_client import Ask, open_api
 from greenroom.cli.options import claim_body
 from greenroom.cli.output import emit, say
 from greenroom.core.errors import UsageError
+from greenroom.core.wire import url
 
 _WAIT_S = 3600.0
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import click
 
-from greenroom.cli.http_client import PATIENCE_S, Ask, open_api, url
+from greenroom.cli.http_client import PATIENCE_S, Ask, open_api
 from greenroom.cli.options import json_option
 from greenroom.cli.output import emit, fields, span
 from greenroom.core.errors import UsageError, from_code
+from greenroom.core.wire import url
 
 _ROUND_S = 30.0
 
