@@ -8,6 +8,7 @@ from activities.boundary import beating, boundary
 from activities.checkout import checkout_of, git_access
 from activities.context import HostContext
 from activities.engine import Exec, Json
+from activities.leasefiles import GIT_ENVIRONMENT
 from activities.making import Making, make, take_away
 from activities.people import LABEL_USER, Person
 from activities.profiles import LABEL_DEPENDENCIES
@@ -145,6 +146,10 @@ def plan_slot(ctx: HostContext, registries: Registries, asked: ContainerInput) -
         image_id=str(image["Id"]),
         environment={**person.environment, **registries.plain_environment(config)},
         hooks=bool(config.hooks.claim) and config.hooks.wait_for == "hooks",
+        warn_s=config.lease.warn,
+        git_name=config.git.name,
+        git_email=config.git.email,
+        most_saved=config.saved.max_size,
     )
 
 
@@ -174,7 +179,8 @@ def slot_exec(
 
 def exec_environment(record: SlotRecord) -> dict[str, str]:
     """The variables that every command in a container gets."""
-    return {**proxy_environment(), **record.environment}
+    armed = record.lease is not None and record.lease.policy_armed
+    return {**proxy_environment(), **(GIT_ENVIRONMENT if armed else {}), **record.environment}
 
 
 def lines_to_sync(image: Json, source: Source) -> tuple[str, ...]:

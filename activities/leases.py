@@ -10,10 +10,12 @@ import time
 
 from temporalio import activity
 
+from activities.beats import last_beat_age
 from activities.boundary import beating, boundary
 from activities.containers import exec_environment
 from activities.context import HostContext
 from activities.host_secrets import Wanted, fetch
+from activities.leasefiles import renew_lease_files, write_lease_files
 from activities.making import detach
 from activities.personal import ENV_FILE, Personal, check_personal, write_personal
 from activities.profiles import PERSONAL, name_of
@@ -27,7 +29,15 @@ from activities.slotfiles import (
 )
 from greenroom.core.errors import CorpseError, FencedError, NotFoundError
 from greenroom.core.messages import ExtendReply
-from greenroom.core.orders import ArmedLease, ArmInput, EndInput, ExtendInput
+from greenroom.core.orders import (
+    ArmedLease,
+    ArmInput,
+    EndInput,
+    ExtendInput,
+    LastBeat,
+    SlotRef,
+    WarnInput,
+)
 from greenroom.core.policy import Phase
 from greenroom.core.records import Done, Lease, SavedWork
 from greenroom.core.slotfile import HostLease, SlotRecord
@@ -73,16 +83,31 @@ class Leases:
             return None
         record = read_slot(paths, lease.container)
         held = record.lease if record is not None else None
-        if held is not None and held.token == lease.token and held.personal_armed:
+        if held is not None and held.claim_id == lease.claim_id and held.personal_armed:
             return None
-        wanted = Wanted(lease.pool, lease.claim_id, asked.sealed, asked.host_secrets)
+        # A group's values are sealed for the group: nobody knows its members before it is granted.
+        claim_id = lease.group or lease.claim_id
+        wanted = Wanted(lease.pool, claim_id, asked.sealed, asked.host_secrets)
         return fetch(paths, wanted, Personal())
 
     @activity.defn(name="extend_lease", no_thread_cancel_exception=True)
     @boundary
     def extend_lease(self, asked: ExtendInput) -> ExtendReply:
         """Write a later end into the lease file. Raises FencedError, NotFoundError."""
-        return ExtendReply(expires_at=extend(self._ctx, asked))
+        return extend(self._ctx, asked)
+
+    @activity.defn(name="warn_lease", no_thread_cancel_exception=True)
+    @boundary
+    def warn_lease(self, asked: WarnInput) -> Done:
+        """Tell the holder that the lease ends soon. Raises FencedError, NotFoundError."""
+        warn(self._ctx, asked)
+        return Done()
+
+    @activity.defn(name="last_beat", no_thread_cancel_exception=True)
+    @boundary
+    def last_beat(self, asked: SlotRef) -> LastBeat:
+        """When the holder was last heard of."""
+        return LastBeat(age_s=last_beat_age(self._ctx.paths, asked.container))
 
     @activity.defn(name="close_lease", no_thread_cancel_exception=True)
     @boundary
@@ -112,11 +137,15 @@ def arm(ctx: HostContext, lease: Lease, personal: Personal | None) -> None:
         if record is None:
             raise CorpseError(f"container {lease.container} is not on this host any more")
         held = _held_by(record, lease)
+        claimed = record.model_copy(update={"phase": Phase.CLAIMED, "lease": held})
         if held.policy_armed and (personal is None or held.personal_armed):
+            if held != record.lease:  # another holder: what was armed stays
+                write_slot(ctx.paths, claimed)
+                renew_lease_files(ctx.paths, claimed)
             return
         _check_runs(ctx, record)
-        claimed = record.model_copy(update={"phase": Phase.CLAIMED, "lease": held})
         if not held.policy_armed:
+            write_lease_files(ctx.paths, claimed)
             write_slot(ctx.paths, claimed)
             index_claim(ctx.paths, lease.claim_id, lease.container)
             _apply(ctx, claimed)
@@ -131,20 +160,42 @@ def arm(ctx: HostContext, lease: Lease, personal: Personal | None) -> None:
         write_slot(ctx.paths, claimed.model_copy(update={"lease": armed}))
 
 
-def extend(ctx: HostContext, asked: ExtendInput) -> float:
+def extend(ctx: HostContext, asked: ExtendInput) -> ExtendReply:
     """The lease's end, never an earlier one than before. Raises FencedError, NotFoundError."""
-    with locked_slot(ctx.paths, asked.container) as record:
-        if record is None:
-            raise NotFoundError(f"container {asked.container} is not on this host any more")
-        lease = record.lease
-        if lease is None or lease.token != asked.token or lease.ended:
-            raise FencedError(f"token {asked.token} is not that of the live lease")
+    with locked_slot(ctx.paths, asked.container) as found:
+        record, lease = _live(found, asked)
         end = max(lease.expires_at, asked.expires_at)
-        extended = lease.model_copy(update={"expires_at": end})
-        write_slot(ctx.paths, record.model_copy(update={"lease": extended}))
+        held = lease.held or asked.hold
+        extended = record.model_copy(
+            update={"lease": lease.model_copy(update={"expires_at": end, "held": held})}
+        )
+        write_slot(ctx.paths, extended)
+        renew_lease_files(ctx.paths, extended)
         if lease.expires_at <= time.time():
             _tell_gate(ctx, asked.container)  # at the old end it closed by itself
-        return end
+        return ExtendReply(expires_at=end, held=held)
+
+
+def warn(ctx: HostContext, asked: WarnInput) -> None:
+    """Say in the container that its lease ends soon, unless it was extended meanwhile.
+
+    Raises FencedError, NotFoundError.
+    """
+    with locked_slot(ctx.paths, asked.container) as found:
+        record, lease = _live(found, asked)
+        if lease.expires_at <= asked.expires_at:
+            renew_lease_files(ctx.paths, record, ending_soon=True)
+
+
+def _live(
+    record: SlotRecord | None, asked: ExtendInput | WarnInput
+) -> tuple[SlotRecord, HostLease]:
+    if record is None:
+        raise NotFoundError(f"container {asked.container} is not on this host any more")
+    lease = record.lease
+    if lease is None or lease.token != asked.token or lease.ended:
+        raise FencedError(f"token {asked.token} is not that of the live lease")
+    return record, lease
 
 
 def close(ctx: HostContext, asked: EndInput) -> None:
@@ -182,7 +233,10 @@ def exec_command(record: SlotRecord, command: tuple[str, ...]) -> tuple[str, ...
 
 
 def _held_by(record: SlotRecord, lease: Lease) -> HostLease:
-    """The lease as the file has it, or a fresh one. Raises FencedError."""
+    """The lease as the file has it, a fresh one, or the same with its next holder.
+
+    Raises FencedError.
+    """
     held = record.lease
     if held is not None and (held.token > lease.token or held.ended):
         raise FencedError(f"token {lease.token} is not that of the live lease")
@@ -190,13 +244,19 @@ def _held_by(record: SlotRecord, lease: Lease) -> HostLease:
         raise FencedError(f"container {record.container} has ended")
     if held is not None and held.claim_id != lease.claim_id:
         raise FencedError(f"container {record.container} belongs to another claim")
-    if held is None or held.token < lease.token:
+    if held is None:
         return HostLease(
             claim_id=lease.claim_id,
             holder=lease.holder,
             token=lease.token,
             expires_at=lease.expires_at,
+            heartbeat_s=lease.heartbeat_s,
+            held=lease.held,
         )
+    if held.token < lease.token:
+        later = max(held.expires_at, lease.expires_at)  # an extension may still be on its way
+        passed = {"holder": lease.holder, "token": lease.token, "expires_at": later}
+        return held.model_copy(update=passed)
     return held
 
 

@@ -59,6 +59,12 @@ RUN = ActivityOptions(
     retry_policy=_FOR_EVER,
     cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
 )
+# Soon given up: the lease's end waits behind it.
+GLANCE = ActivityOptions(
+    start_to_close_timeout=timedelta(seconds=10),
+    schedule_to_close_timeout=timedelta(seconds=30),
+    retry_policy=_FOR_EVER,
+)
 CLEAN = ActivityOptions(start_to_close_timeout=timedelta(seconds=45), retry_policy=_FOR_EVER)
 SAVE = ActivityOptions(
     start_to_close_timeout=timedelta(minutes=15),

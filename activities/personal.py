@@ -25,6 +25,7 @@ from greenroom.gate import syscalls
 ENV_FILE = "env"
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@+-]{0,127}")
 _MOST_DEEP = 8
+_PAGE = 4096
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -79,14 +80,36 @@ def write_personal(paths: StatePaths, record: SlotRecord, personal: Personal) ->
     Raises UsageError (a bad name, or more than fits), CorpseError (the tmpfs is not there).
     """
     check_personal(personal)
+    with _writing(paths, record) as root:
+        for name, value in personal.secrets.items():
+            _put(root, ("secrets", name), value.encode(), record)
+        for path, content in personal.files.items():
+            _put(root, ("files", *path.split("/")), content, record)
+        lines = [f"{k}={shlex.quote(v)}\n" for k, v in sorted(personal.variables().items())]
+        _put(root, (ENV_FILE,), "".join(lines).encode(), record)
+
+
+def write_files(paths: StatePaths, record: SlotRecord, contents: dict[str, bytes]) -> None:
+    """Write files of the host's own into the folder itself. Raises as ``write_personal``."""
+    with _writing(paths, record) as root:
+        for name, content in contents.items():
+            _put(root, (name,), content, record)
+
+
+def room_needed(personal: Personal) -> int:
+    """Bytes of memory that these files take, in whole pages."""
+    sizes = [len(value.encode()) for value in personal.secrets.values()]
+    sizes += [len(content) for content in personal.files.values()]
+    sizes.append(sum(len(k) + len(shlex.quote(v)) + 2 for k, v in personal.variables().items()))
+    return sum(-(-size // _PAGE) * _PAGE for size in sizes)
+
+
+@contextmanager
+def _writing(paths: StatePaths, record: SlotRecord) -> Iterator[int]:
+    """As ``_opened``; no room left is a UsageError."""
     try:
         with _opened(paths, record) as root:
-            for name, value in personal.secrets.items():
-                _put(root, ("secrets", name), value.encode(), record)
-            for path, content in personal.files.items():
-                _put(root, ("files", *path.split("/")), content, record)
-            lines = [f"{k}={shlex.quote(v)}\n" for k, v in sorted(personal.variables().items())]
-            _put(root, (ENV_FILE,), "".join(lines).encode(), record)
+            yield root
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise UsageError(

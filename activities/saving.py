@@ -37,11 +37,9 @@ from greenroom.core.orders import EndInput
 from greenroom.core.records import SavedWork
 from greenroom.core.slotfile import SlotRecord
 
-MOST_BYTES = 512 << 20
-"""Bytes of everything kept of one claim, at most."""
 _TIME_LIMIT_S = 600.0
-_FILES = ("work.bundle", "work.patch", "ignored.txt", "nested.tar")
-_SUMMARY = "saved.json"
+FILES = ("work.bundle", "work.patch", "commits.txt", "changed.txt", "ignored.txt", "nested.tar")
+SUMMARY = "saved.json"
 
 SCRIPT = r"""
 set -eu
@@ -95,6 +93,10 @@ if [ -n "$nested" ]; then
 fi
 git ls-files --others --ignored --exclude-standard --directory | head -c 1000000 \
     > "$out/ignored.txt"
+git log --no-color --no-decorate --format='%h %an: %s' "$head" --branches $stash --not "$base" \
+    | head -c 1000000 > "$out/commits.txt"
+git diff --name-status --no-renames --no-ext-diff "$base" "$work" | head -c 1000000 \
+    > "$out/changed.txt"
 changed=$(git diff --name-only --no-ext-diff "$base" "$work" | wc -l)
 commits=$(git rev-list --count "$head" --branches $stash --not "$base")
 rm -f "$out/index" "$out/add.err"
@@ -176,7 +178,7 @@ def _in_saver(ctx: HostContext, asked: EndInput, at: tuple[SlotRecord, Path]) ->
         ctx.engine.create(name, hardened(ctx, shape))
         ctx.engine.start(name)
         out = f"/var/tmp/greenroom-{secrets.token_hex(16)}"  # noqa: S108  (nobody can foresee it)
-        parameters = (record.commit, out, str(MOST_BYTES), asked.claim_id)
+        parameters = (record.commit, out, str(record.most_saved), asked.claim_id)
         command = Exec(
             container=name,
             command=("/bin/sh", "-c", SCRIPT, "greenroom", *parameters),
@@ -200,7 +202,7 @@ def _in_saver(ctx: HostContext, asked: EndInput, at: tuple[SlotRecord, Path]) ->
             )
         result = _parse(done.stdout)
         with ctx.engine.get_archive(name, out) as stream:
-            _read_back(stream, place)
+            _read_back(stream, place, record.most_saved)
         return result
     finally:
         ctx.engine.remove(name)
@@ -218,18 +220,19 @@ def _parse(stdout: str) -> _Result:
     return _Result(*(int(word) for word in words[1:]))
 
 
-def _read_back(stream: IO[bytes], place: Path) -> None:
+def _read_back(stream: IO[bytes], place: Path, most: int) -> None:
     """Take the expected files out of the tar, as data. Raises PreparationError past the cap."""
-    room = MOST_BYTES
+    room = most
     with tarfile.open(fileobj=stream, mode="r|") as archive:
         for member in archive:
             name = Path(member.name).name
-            if name not in _FILES or not member.isreg() or member.name.count("/") != 1:
+            if name not in FILES or not member.isreg() or member.name.count("/") != 1:
                 continue
             room -= member.size
             if room < 0:
                 raise PreparationError(
-                    f"the work is larger than the {MOST_BYTES >> 20} MiB that are kept", step="save"
+                    f"the work is larger than saved.max_size ({most >> 10} KiB)",
+                    step="save",
                 )
             source = archive.extractfile(member)
             if source is None:
@@ -258,14 +261,14 @@ def _keep(ctx: HostContext, asked: EndInput, record: SlotRecord, saved: SavedWor
     }
     fresh = place / f".{secrets.token_hex(4)}"
     fresh.write_text(json.dumps(summary, indent=1))
-    fresh.replace(place / _SUMMARY)
+    fresh.replace(place / SUMMARY)
     return saved
 
 
 def _already(ctx: HostContext, asked: EndInput) -> SavedWork | None:
     try:
         found = json.loads(
-            (ctx.paths.saved_claim(asked.pool, asked.claim_id) / _SUMMARY).read_text()
+            (ctx.paths.saved_claim(asked.pool, asked.claim_id) / SUMMARY).read_text()
         )
     except FileNotFoundError:
         return None

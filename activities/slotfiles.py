@@ -87,6 +87,7 @@ def forget_slot(paths: StatePaths, container: str) -> None:
     with locked_slot(paths, container) as record:
         if record is not None and record.lease is not None:
             unindex_claim(paths, record.lease.claim_id, container)
+        paths.slot_beat(container).unlink(missing_ok=True)
         paths.slot(container).unlink(missing_ok=True)
         paths.slot_lock(container).unlink(missing_ok=True)
 

@@ -16,7 +16,8 @@ from activities.leases import close
 from activities.making import detach, take_away
 from activities.orphans import Ending, Facts, OwnContainer, Owner, OwnImage, Sweep, decide
 from activities.profiles import own_label
-from activities.saving import save_work
+from activities.retention import prune_work, work_to_prune
+from activities.saving import SUMMARY, save_work
 from activities.slotfiles import all_slots, locked_slot, read_slot, unindex_claim
 from activities.snapshots import forget_record, pools_with_records, read_records
 from greenroom.core.errors import GreenroomError
@@ -34,7 +35,7 @@ from greenroom.core.slotfile import SlotRecord
 from greenroom.gate.control import GateUnavailable
 
 RETENTION_S = 7 * 86400.0
-"""Seconds for which saved work and logs of preparing are kept."""
+"""Seconds for which logs of preparing are kept, and saved work that has no record."""
 HALF_WRITTEN_S = 3600.0
 """Seconds after which nobody can be writing a file any more that has no name yet."""
 P = ParamSpec("P")
@@ -102,6 +103,8 @@ def carry_out(ctx: HostContext, facts: Facts, plan: Sweep) -> Swept:
         each.go(name, ctx.opener.unmount, name)
     for claim in plan.claims:
         each.go(claim, unindex_claim, ctx.paths, claim, facts.claims[claim])
+    for place, pruned in work_to_prune(ctx.paths, facts.now):
+        each.go(str(place), prune_work, place, pruned)
     for path in _old_files(ctx, facts.now):
         each.go(str(path), _remove_file, path)
     for lock in _old_locks(ctx):
@@ -157,16 +160,21 @@ def _remove_image(ctx: HostContext, image: OwnImage) -> bool:
 
 
 def _old_files(ctx: HostContext, now: float) -> Iterator[Path]:
-    """Saved work, outputs and logs past their time; what was half written when its writer died."""
+    """Logs and outputs past their time, and what was half written when its writer died."""
     for top in (ctx.paths.saved, ctx.paths.evidence, ctx.paths.tasks):
         for pool in _names(top):
             for path in (top / pool).iterdir() if (top / pool).is_dir() else ():
+                if (path / SUMMARY).exists():
+                    continue  # finished work has rules of its own
                 kept = HALF_WRITTEN_S if path.name.startswith(".") else RETENTION_S
                 if _is_older(path, now - kept):
                     yield path
     for folder in (ctx.paths.slots, ctx.paths.claims):
         for path in folder.glob(".*") if folder.is_dir() else ():
-            if path.suffix != ".lock" and _is_older(path, now - HALF_WRITTEN_S):
+            lasting = path.suffix == ".lock" or (
+                path.suffix == ".beat" and ctx.paths.slot(_belongs_to(path)).exists()
+            )
+            if not lasting and _is_older(path, now - HALF_WRITTEN_S):
                 yield path
 
 
@@ -187,19 +195,20 @@ def _remove_file(path: Path) -> None:
 def _old_locks(ctx: HostContext) -> Iterator[Path]:
     """The locks of lease files that are gone."""
     for lock in ctx.paths.slots.glob(".*.lock") if ctx.paths.slots.is_dir() else ():
-        if not ctx.paths.slot(_locked_by(lock)).exists():
+        if not ctx.paths.slot(_belongs_to(lock)).exists():
             yield lock
 
 
 def _remove_lock(ctx: HostContext, lock: Path) -> bool:
-    with locked_slot(ctx.paths, _locked_by(lock)) as record:
+    with locked_slot(ctx.paths, _belongs_to(lock)) as record:
         if record is None:
             lock.unlink(missing_ok=True)
         return record is None
 
 
-def _locked_by(lock: Path) -> str:
-    return lock.name.removeprefix(".").removesuffix(".lock")
+def _belongs_to(path: Path) -> str:
+    """The container of a lock or a heartbeat."""
+    return path.name.removeprefix(".").removesuffix(path.suffix)
 
 
 def _sites(ctx: HostContext) -> frozenset[str]:

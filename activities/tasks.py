@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from functools import partial
 
 from temporalio import activity
 from temporalio.exceptions import CancelledError
 
+from activities.beats import beat
 from activities.boundary import beating, boundary
 from activities.containers import slot_exec
 from activities.context import HostContext
@@ -17,7 +19,7 @@ from activities.personal import read_secrets
 from activities.slotfiles import locked_slot, read_slot, write_slot
 from greenroom.core.errors import EngineError
 from greenroom.core.records import Lease
-from greenroom.core.slotfile import SlotRecord
+from greenroom.core.slotfile import HostLease, SlotRecord
 from greenroom.core.task_messages import HookInput, HookResult, RunInput, RunResult, told
 
 PERSONAL_PATIENCE_S = 60.0
@@ -48,8 +50,8 @@ class Tasks:
         Cancelling kills its process group; the end of the lease or of the container is an answer.
         """
         with beating():
-            record = self._held(asked.lease)
-            if record is None:
+            record = self._live(asked.lease)
+            if record is None or record.lease is None or record.lease.token != asked.lease.token:
                 return self._over(asked.lease, RunResult(outcome="ended"))
             run = _Run("task", asked.command, asked.timeout_s, asked.workdir, asked.env)
             job = self._job(record, asked.lease, run)
@@ -63,13 +65,14 @@ class Tasks:
         with beating():
             if asked.brings:
                 self._wait_for_personal(asked.lease)
-            record = self._held(asked.lease)
+            record = self._live(asked.lease)
             if record is None:
                 ran = self._over(asked.lease, RunResult(outcome="ended"))
             else:
                 line = ("/bin/sh", "-ec", asked.line)
                 run = _Run(f"hook-{asked.index + 1}", line, asked.limit_s)
-                ran = run_job(self._ctx.engine, self._job(record, asked.lease, run), _check)
+                job = self._job(record, asked.lease, run)
+                ran = run_job(self._ctx.engine, job, partial(self._beat, asked.lease))
             result = HookResult(
                 index=asked.index,
                 line=asked.line,
@@ -95,12 +98,18 @@ class Tasks:
             secrets=tuple(read_secrets(self._ctx.paths, record).values()),
         )
 
-    def _held(self, lease: Lease) -> SlotRecord | None:
-        """The record of the container while the lease is live."""
+    def _live(self, lease: Lease) -> SlotRecord | None:
+        """The record of the container while the claim lives, if need be under its next holder."""
         record = read_slot(self._ctx.paths, lease.container)
         held = record.lease if record is not None else None
-        live = held is not None and held.token == lease.token and not held.ended
+        live = held is not None and _is_same(held, lease) and not held.ended
         return record if live else None
+
+    def _beat(self, lease: Lease) -> None:
+        """As ``_check``; who waits for the claim's hooks is still there."""
+        _check()
+        if lease.heartbeat_s:
+            beat(self._ctx.paths, lease.container)
 
     def _over(self, lease: Lease, result: RunResult) -> RunResult:
         """A container that does not run any more: whether its lease ended first, and why."""
@@ -116,18 +125,23 @@ class Tasks:
     def _wait_for_personal(self, lease: Lease) -> None:
         deadline = time.monotonic() + PERSONAL_PATIENCE_S
         while time.monotonic() < deadline:
-            record = self._held(lease)
+            record = self._live(lease)
             if record is None or record.lease is None or record.lease.personal_armed:
                 return
-            _check()
+            self._beat(lease)
             time.sleep(_LOOK_S)
 
     def _note(self, lease: Lease, failed: str) -> None:
         with locked_slot(self._ctx.paths, lease.container) as record:
-            if record is None or record.lease is None or record.lease.token != lease.token:
+            if record is None or record.lease is None or not _is_same(record.lease, lease):
                 return
             held = record.lease.model_copy(update={"hooks_done": True, "failed_hook": failed})
             write_slot(self._ctx.paths, record.model_copy(update={"lease": held}))
+
+
+def _is_same(held: HostLease, lease: Lease) -> bool:
+    """Whether it is that claim, as granted or transferred since."""
+    return held.claim_id == lease.claim_id and held.token >= lease.token
 
 
 def _check() -> None:

@@ -186,7 +186,9 @@ def _default(known: FieldInfo) -> str:
     readers = {getattr(part, "func", None) for part in known.metadata}
     value = known.get_default(call_default_factory=True)
     if value is None:
-        return "chosen from the files there"
+        # Of a bound, None is none; of a list, it is what the repository says.
+        counted = int in typing.get_args(known.annotation)
+        return "none" if counted else "chosen from the files there"
     if config.duration in readers:
         return f"`{_time(value)}`"
     if config.size_in_bytes in readers:

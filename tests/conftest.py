@@ -6,10 +6,14 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 
+import hypothesis
 import pytest
 
 from greenroom.services.engine_setup import engine_in_use
 from tests.chaos.recorder import Recorder
+
+hypothesis.settings.register_profile("greenroom", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("greenroom")
 
 
 @pytest.fixture

@@ -148,6 +148,7 @@ class World:
 
     def step(self) -> None:
         """What the keeper does when it wakes."""
+        leases.grant_waiting(self.ledger, self.now)
         for _ in range(20):
             decision = plan.decide(keeper.facts(self.ledger, looking=bool(self.looking)), self.now)
             if not decision.actions:
@@ -208,7 +209,7 @@ class World:
         flow = self.waits.get(claim_id)
         if flow is None or not flow.running:
             return False
-        if flow.verdict is None or verdict.lease is not None:
+        if flow.verdict is None or verdict.granted():
             flow.verdict = verdict
         return True
 
@@ -235,16 +236,16 @@ class World:
         told = self.containers[container].told.popleft()
         news.hear_container(self.ledger, told, self.now)
 
-    def end_wait(self, claim_id: str, *, timed_out: bool) -> Lease | None:
-        """The Wait finishes with its verdict, or asks for its end; the lease it got."""
+    def end_wait(self, claim_id: str, *, timed_out: bool) -> tuple[Lease, ...]:
+        """The Wait finishes with its verdict, or asks for its end; the leases it got."""
         flow = self.waits[claim_id]
         if flow.verdict is None:
             if timed_out:
                 gone = CancelClaim(claim_id=claim_id, reason=EndReason.TIMED_OUT)
                 leases.cancel(self.ledger, gone, self.now)
-            return None
+            return ()
         flow.running = False
-        return flow.verdict.lease
+        return flow.verdict.granted()
 
     def settle(self) -> None:
         """Let everything that is under way come to its end, without failures."""

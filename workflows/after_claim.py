@@ -8,7 +8,8 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
-    from greenroom.core.messages import ArmedNews, Brought, ContainerInput, ReleaseReply
+    from greenroom.core.brought import Brought
+    from greenroom.core.messages import ArmedNews, ContainerInput, ReleaseReply
     from greenroom.core.records import Lease
     from greenroom.core.task_messages import HookInput, HookResult, told
     from workflows import failures
@@ -16,14 +17,17 @@ with workflow.unsafe.imports_passed_through():
 
 
 class AfterClaim:
-    """Of one container. A claim without hooks and ``reply_to`` costs nothing here."""
+    """Of one container. A claim without hooks and ``reply_to`` costs nothing here.
+
+    ``brought`` comes with the grant. What follows arming belongs to the claim, not to its token: a
+    transfer changes nothing here.
+    """
 
     def __init__(self, start: ContainerInput, on_host: OnHost) -> None:
         self._hooks = start.config.hooks
         self._limit_s = start.config.timeouts.hook
         self._on_host = on_host
-        self._brought = Brought()
-        self._token = 0
+        self.brought: Brought | None = None
         self._running: asyncio.Task[None] | None = None
         self._over = False
         self.failed: HookResult | None = None
@@ -33,11 +37,8 @@ class AfterClaim:
         """Whether commands may run, as the pool's ``hooks.wait_for`` says."""
         return self._over or not self._hooks.claim or self._hooks.wait_for == "ready"
 
-    async def begin(self, lease: Lease, brought: Brought | None) -> None:
-        """The claim is armed. Does its work once for each token."""
-        if lease.token == self._token:
-            return
-        self._token, self._brought = lease.token, brought or Brought()
+    async def begin(self, lease: Lease) -> None:
+        """The claim is armed, for the first time."""
         if self._hooks.claim:
             self._running = asyncio.create_task(self._run(lease))
         if self.ready:
@@ -48,10 +49,10 @@ class AfterClaim:
         if self._running is not None:
             self._running.cancel()
 
-    async def tell_ended(self, brought: Brought | None, reply: ReleaseReply) -> None:
+    async def tell_ended(self, reply: ReleaseReply) -> None:
         """The lease has ended."""
-        if brought is not None and brought.reply_to:
-            await self._tell(brought.reply_to, "ended", reply)
+        if self.brought is not None and self.brought.reply_to:
+            await self._tell(self.brought.reply_to, "ended", reply)
 
     async def _run(self, lease: Lease) -> None:
         waited_for = not self.ready
@@ -70,7 +71,7 @@ class AfterClaim:
             index=index,
             line=line,
             limit_s=self._limit_s,
-            brings=self._brought.brings,
+            brings=self.brought is not None and self.brought.brings,
             last=index + 1 == len(self._hooks.claim),
         )
         try:
@@ -80,10 +81,10 @@ class AfterClaim:
             return HookResult(index=index, line=line, detail=failure.reason, tail=failure.tail)
 
     async def _tell_armed(self, lease: Lease) -> None:
-        if self._brought.reply_to:
+        if self.brought is not None and self.brought.reply_to:
             failed = told(self.failed) if self.failed else ""
             news = ArmedNews(claim_id=lease.claim_id, token=lease.token, failed_hook=failed)
-            await self._tell(self._brought.reply_to, "armed", news)
+            await self._tell(self.brought.reply_to, "armed", news)
 
     async def _tell(self, receiver: str, name: str, news: ArmedNews | ReleaseReply) -> None:
         try:

@@ -27,7 +27,7 @@ class Claimant:
     @workflow.signal(name="verdict")
     def verdict(self, verdict: WaitVerdict) -> None:
         """The keeper's answer; the latest grant counts (a dead container is replaced)."""
-        if self._verdict is None or verdict.lease is not None:
+        if self._verdict is None or verdict.granted():
             self._verdict = verdict
 
     async def _heard(self, patience: timedelta) -> WaitVerdict | None:
@@ -51,14 +51,13 @@ class Claimant:
                 return verdict
 
     async def _give_back(self, verdict: WaitVerdict) -> None:
-        lease = verdict.lease
-        if lease is None:
-            return
+        """Release every lease that was granted; nobody has used them."""
         keeper = workflow.get_external_workflow_handle(keeper_id(self._pool))
-        release = ReleaseRequest(
-            claim_id=lease.claim_id, token=lease.token, reason=EndReason.CANCELLED, save=False
-        )
-        try:
-            await keeper.signal("release", release)
-        except ApplicationError as error:
-            workflow.logger.warning("keeper is gone: %s", error.message)
+        for lease in verdict.granted():
+            release = ReleaseRequest(
+                claim_id=lease.claim_id, token=lease.token, reason=EndReason.CANCELLED, save=False
+            )
+            try:
+                await keeper.signal("release", release)
+            except ApplicationError as error:
+                workflow.logger.warning("keeper is gone: %s", error.message)

@@ -7,7 +7,8 @@ from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from activities import options
-    from greenroom.core.messages import Brought, ContainerInput, ExtendReply
+    from greenroom.core.brought import Brought
+    from greenroom.core.messages import ContainerInput, ExtendReply
     from greenroom.core.names import long_queue, place_queue
     from greenroom.core.orders import (
         ArmedLease,
@@ -15,9 +16,11 @@ with workflow.unsafe.imports_passed_through():
         CreatedContainer,
         EndInput,
         ExtendInput,
+        LastBeat,
         PlaceInput,
         Placement,
         SlotRef,
+        WarnInput,
     )
     from greenroom.core.records import Done, Lease, SavedWork, StepRecord
     from greenroom.core.task_messages import HookInput, HookResult
@@ -89,7 +92,26 @@ class OnHost:
         )
         return result
 
-    async def extend(self, lease: Lease, expires_at: float) -> ExtendReply:
+    def begin_warning(self, lease: Lease) -> workflow.ActivityHandle[Done]:
+        """Start telling the holder that the lease ends soon."""
+        told = WarnInput(
+            pool=self._start.pool,
+            container=self._start.container,
+            token=lease.token,
+            expires_at=lease.expires_at,
+        )
+        return workflow.start_activity(
+            "warn_lease", told, result_type=Done, task_queue=self._queue, **options.GLANCE
+        )
+
+    def begin_beat_check(self) -> workflow.ActivityHandle[LastBeat]:
+        """Start asking when the holder was last heard of."""
+        slot = SlotRef(pool=self._start.pool, container=self._start.container)
+        return workflow.start_activity(
+            "last_beat", slot, result_type=LastBeat, task_queue=self._queue, **options.GLANCE
+        )
+
+    async def extend(self, lease: Lease, expires_at: float, *, hold: bool = False) -> ExtendReply:
         """Write a later end into the lease file. Raises ApplicationError with its code."""
         try:
             reply: ExtendReply = await workflow.execute_activity(
@@ -100,6 +122,7 @@ class OnHost:
                     claim_id=lease.claim_id,
                     token=lease.token,
                     expires_at=expires_at,
+                    hold=hold,
                 ),
                 result_type=ExtendReply,
                 task_queue=self._queue,

@@ -16,7 +16,7 @@ from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from activities import options
-    from greenroom.core import keeper, leases, news, outline, plan, view
+    from greenroom.core import keeper, leases, news, outline, plan, transfers, view
     from greenroom.core.errors import DrainingError, GreenroomError, LiveClaimsError, UsageError
     from greenroom.core.ledger import KeeperInput, Ledger
     from greenroom.core.lifecycle import EndReason
@@ -30,6 +30,8 @@ with workflow.unsafe.imports_passed_through():
         LeaseQuery,
         Queued,
         ReleaseRequest,
+        TransferReply,
+        TransferRequest,
     )
     from greenroom.core.names import place_queue, ulid
     from greenroom.core.orders import LookInput
@@ -44,6 +46,7 @@ with workflow.unsafe.imports_passed_through():
         SuspendRequest,
     )
     from greenroom.core.records import Failure, Lease, Source
+    from greenroom.core.requests import refuse_plain
     from workflows import failures, outbox
 
 UPDATES_PER_RUN = 1500
@@ -86,6 +89,7 @@ class PoolKeeper:
         """Act until the plan has nothing more to do; returns when to look again by itself."""
         self._changed = False
         now = self._now()
+        leases.grant_waiting(self._ledger, now)  # a quota may have room, or the pool file changed
         decision = plan.decide(keeper.facts(self._ledger, looking=self._looking), now)
         while decision.actions:
             for action in decision.actions:
@@ -205,7 +209,18 @@ class PoolKeeper:
     def _check_claims(self, batch: ClaimBatch) -> None:
         self._refuse_while_draining()
         for request in batch.requests:  # an accepted batch would stand in the history as it is
-            self._refusing(partial(leases.refuse_plain, request))
+            self._refusing(partial(refuse_plain, request))
+
+    @workflow.update(name="transfer")
+    def transfer(self, request: TransferRequest) -> TransferReply:
+        """Give a lease another holder (``core.transfers``)."""
+        self._updates += 1
+        return self._apply(lambda _: transfers.transfer(self._ledger, request))
+
+    @transfer.validator
+    def _check_transfer(self, request: TransferRequest) -> None:
+        self._refuse_while_draining()
+        self._refusing(lambda: transfers.check(self._ledger, request))
 
     @workflow.signal(name="claim")
     def claim_by_signal(self, request: ClaimRequest) -> None:
@@ -318,7 +333,7 @@ class PoolKeeper:
     @workflow.query(name="queued")
     def queued(self, query: LeaseQuery) -> Queued | None:
         """The place of a claim in the queue."""
-        return leases.place_in_queue(self._ledger, query.claim_id)
+        return leases.place_in_queue(self._ledger, query.claim_id, self._now())
 
     # ── small parts ──────────────────────────────────────────────────────────────────────────
 

@@ -79,7 +79,7 @@ class Task(Claimant):
     def _again(self) -> None:
         """Another claim: the one before is ending or has ended, and can have no second life."""
         self._attempt += 1
-        self._claim_id = f"{self._first_id[:90]}.{self._attempt}"
+        self._claim_id = f"{self._first_id[:90]}-{self._attempt}"
         self._phase, self._armed = "waiting", 0
         self._verdict = self._ended = None
 
@@ -121,6 +121,7 @@ class Task(Claimant):
             wait_s=start.wait_s,
             issued_at=workflow.now().timestamp(),
             labels=start.labels,
+            priority=start.priority,
             sealed=start.sealed,
             host_secrets=start.host_secrets,
             reply_to=self._reply_to,

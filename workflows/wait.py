@@ -31,6 +31,5 @@ class Wait(Claimant):
         except asyncio.CancelledError:
             # Cancelled from outside: the keeper decides whether it came in time.
             verdict = self._verdict or await self._give_up(EndReason.CANCELLED)
-            if verdict.lease is not None:
-                await self._give_back(verdict)
+            await self._give_back(verdict)
             raise

@@ -44,6 +44,7 @@ _READ_SOME = Rule(Scope.READ, Subject.FILTERED)
 _READ_POOL = Rule(Scope.READ, Subject.POOL)
 _READ_CLAIM = Rule(Scope.READ, Subject.CLAIM)
 _USE_CLAIM = Rule(Scope.CLAIM, Subject.CLAIM)
+_USE_POOL = Rule(Scope.CLAIM, Subject.POOL)
 _CHANGE_POOL = Rule(Scope.ADMIN, Subject.POOL)
 
 RULES: dict[tuple[str, str], Rule] = {
@@ -64,17 +65,22 @@ RULES: dict[tuple[str, str], Rule] = {
     ("POST", "/v1/pools/{pool}/claims"): Rule(Scope.CLAIM, Subject.POOL, LARGE),
     ("GET", "/v1/pools/{pool}/key"): _READ_POOL,
     ("POST", "/v1/pools/{pool}/tasks"): Rule(Scope.CLAIM, Subject.POOL),
-    ("GET", "/v1/tasks/{claim_id}"): Rule(Scope.CLAIM, Subject.FILTERED),
-    ("DELETE", "/v1/tasks/{claim_id}"): Rule(Scope.CLAIM, Subject.FILTERED),
+    ("GET", "/v1/tasks/{ident}"): Rule(Scope.CLAIM, Subject.FILTERED),
+    ("DELETE", "/v1/tasks/{ident}"): Rule(Scope.CLAIM, Subject.FILTERED),
     ("GET", "/v1/claims"): _READ_SOME,
     ("GET", "/v1/claims/{claim_id}"): _READ_CLAIM,
     ("DELETE", "/v1/claims/{claim_id}"): _USE_CLAIM,
     ("POST", "/v1/claims/{claim_id}/extend"): _USE_CLAIM,
+    ("POST", "/v1/claims/{claim_id}/heartbeat"): _USE_CLAIM,
+    ("POST", "/v1/claims/{claim_id}/transfer"): _USE_CLAIM,
     ("GET", "/v1/claims/{claim_id}/files"): _USE_CLAIM,
     ("PUT", "/v1/claims/{claim_id}/files"): Rule(Scope.CLAIM, Subject.CLAIM, HUGE),
     (WEBSOCKET, "/v1/claims/{claim_id}/exec"): _USE_CLAIM,
     (WEBSOCKET, "/v1/claims/{claim_id}/forward"): _USE_CLAIM,
     ("GET", "/v1/saved"): _READ_SOME,
+    ("GET", "/v1/saved/{pool}/{claim_id}"): _READ_POOL,
+    ("DELETE", "/v1/saved/{pool}/{claim_id}"): _USE_POOL,
+    ("GET", "/v1/saved/{pool}/{claim_id}/export"): _USE_POOL,
     ("GET", "/v1/logs/{ident}"): _READ_SOME,
 }
 """By method and path template. A route that is not here is for the Unix socket only."""

@@ -6,13 +6,29 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from greenroom.api import claims, errors, exec_stream, files, forward, health, logs, pools, tasks
+from greenroom.api import (
+    claims,
+    errors,
+    exec_stream,
+    files,
+    forward,
+    health,
+    holding,
+    listing,
+    logs,
+    pools,
+    saved,
+    tasks,
+)
 from greenroom.api.access import RULES, Subject
 from greenroom.api.state import ApiState
 
 ROUTERS = (
     health.router,
     claims.router,
+    holding.router,
+    saved.router,
+    listing.router,
     exec_stream.router,
     files.router,
     forward.router,

@@ -1,7 +1,8 @@
 """Commands in a claimed container over a WebSocket.
 
 ``greenroom.core.wire`` says what travels. A caller that keeps at most ``WINDOW`` bytes of input
-without an ack is seen to go away even while its command reads nothing.
+without an ack is seen to go away even while its command reads nothing. On standard error there is
+a line of our own when the lease ends soon, where the pool says so.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from greenroom.api.docker_exec import DockerExec, ExecSpec
+from greenroom.api.docker_exec import STDERR, DockerExec, ExecSpec
+from greenroom.api.lease_watch import watch_lease
 from greenroom.api.leases import usable_slot
 from greenroom.api.state import ApiState, State
 from greenroom.core.errors import GreenroomError, NotFoundError, UsageError
@@ -54,7 +57,7 @@ async def run(socket: WebSocket, claim_id: str, state: State) -> None:
     try:
         if order.tty and order.rows and order.cols:
             await command.resize(order.rows, order.cols)
-        await _stream(socket, _Running(state, command, claim_id, slot.container))
+        await _stream(socket, _Running(state, command, claim_id, slot, order.tty))
     except GreenroomError as error:
         await _last(socket, _error(error))
     finally:
@@ -66,7 +69,14 @@ class _Running:
     state: ApiState
     command: DockerExec
     claim_id: str
-    container: str
+    slot: SlotRecord
+    tty: bool
+
+    async def say(self, socket: WebSocket, line: str) -> None:
+        """A line of ours among the command's output; nobody listening is no failure."""
+        end = "\r\n" if self.tty else "\n"
+        with suppress(WebSocketDisconnect, RuntimeError):  # Starlette raises either
+            await socket.send_bytes(bytes([STDERR]) + (line + end).encode())
 
 
 async def _stream(socket: WebSocket, running: _Running) -> None:
@@ -75,6 +85,9 @@ async def _stream(socket: WebSocket, running: _Running) -> None:
     served = asyncio.ensure_future(_serve(socket, running))
     given = asyncio.ensure_future(source.receive())
     fed = asyncio.ensure_future(source.feed())
+    watched = asyncio.ensure_future(
+        watch_lease(running.state, running.slot, lambda line: running.say(socket, line))
+    )
     last: dict[str, object] | None = None
     try:
         await asyncio.wait({served, given}, return_when=asyncio.FIRST_COMPLETED)
@@ -85,9 +98,9 @@ async def _stream(socket: WebSocket, running: _Running) -> None:
     finally:
         if last is None:
             await running.command.kill()
-        for task in (served, given, fed):
+        for task in (served, given, fed, watched):
             task.cancel()
-        await asyncio.gather(served, given, fed, return_exceptions=True)
+        await asyncio.gather(served, given, fed, watched, return_exceptions=True)
     if last is not None:
         await _last(socket, last)
 
@@ -176,7 +189,7 @@ async def _ending(running: _Running) -> dict[str, object]:
 
 
 async def _claim_is_live(running: _Running) -> bool:
-    slot = await asyncio.to_thread(running.state.host.slot, running.container)
+    slot = await asyncio.to_thread(running.state.host.slot, running.slot.container)
     return slot is not None and slot.lease is not None and not slot.lease.ended
 
 

@@ -5,16 +5,22 @@ from __future__ import annotations
 import socket
 from dataclasses import dataclass, replace
 
-from activities import host_secrets, leases, slotfiles
+from activities import beats, host_secrets, leases, slotfiles
 from activities.containers import exec_environment
 from activities.context import HostContext, open_context
+from activities.keptpools import kept_config
+from activities.personal import check_personal, room_needed
+from activities.profiles import size_mib
 from greenroom.api.state import PersonalParts, WantedSecrets
-from greenroom.core.errors import GateError
+from greenroom.core.errors import GateError, UsageError
 from greenroom.core.records import Lease
 from greenroom.core.slotfile import SlotRecord
 from greenroom.sealing import PublicKey
 from greenroom.services.docker_http import DockerHttp
 from greenroom.services.settings import Settings
+
+_SURELY_FITS = 512 * 1024
+"""Bytes that the smallest personal folder (1 MiB) has room for."""
 
 
 @dataclass(frozen=True)
@@ -28,20 +34,37 @@ class LocalHost:
         """Connects to nothing yet. Raises UsageError."""
         return cls(open_context(settings))
 
-    def arm(self, lease: Lease, personal: PersonalParts) -> None:
+    def arm(self, lease: Lease, personal: PersonalParts | None) -> None:
         """See ``HostSide``."""
-        leases.arm(self.context, lease, leases.Personal(**vars(personal)))
+        leases.arm(self.context, lease, None if personal is None else _written(personal))
 
     def fetch(self, wanted: WantedSecrets, personal: PersonalParts) -> PersonalParts:
         """See ``HostSide``."""
         asked = host_secrets.Wanted(**vars(wanted))
-        given = leases.Personal(**vars(personal))
-        found = host_secrets.fetch(self.context.paths, asked, given)
+        found = host_secrets.fetch(self.context.paths, asked, _written(personal))
         return replace(personal, env=found.env, secrets=found.secrets)
 
     def public_key(self, pool: str) -> PublicKey:
         """See ``HostSide``."""
         return host_secrets.public_key(self.context.paths, pool)
+
+    def check_personal(self, pool: str, personal: PersonalParts) -> None:
+        """See ``HostSide``."""
+        written = _written(personal)
+        check_personal(written)
+        needed = room_needed(written)
+        if needed <= _SURELY_FITS:
+            return
+        config = kept_config(self.context.paths, pool)
+        if config is not None and needed > size_mib(config.limits) << 20:
+            raise UsageError(
+                f"the personal files take {needed} bytes, more than the pool's limits.personal "
+                f"({config.limits.personal})"
+            )
+
+    def beat(self, container: str) -> None:
+        """See ``HostSide``."""
+        beats.beat(self.context.paths, container)
 
     def slot_of_claim(self, claim_id: str) -> SlotRecord | None:
         """See ``HostSide``."""
@@ -72,3 +95,13 @@ class LocalHost:
         except GateError as error:
             gate = error.message
         return {"docker": "" if docker else "does not answer", "gate": gate}
+
+
+def _written(personal: PersonalParts) -> leases.Personal:
+    return leases.Personal(
+        env=personal.env,
+        secrets=personal.secrets,
+        files=personal.files,
+        git_name=personal.git_name,
+        git_email=personal.git_email,
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Literal
 
 from pydantic import BaseModel
 
@@ -24,6 +25,7 @@ class FoundLease(BaseModel):
     ``armed``: commands can run. ``hooks``: ``running``, or which claim hook failed.
     """
 
+    state: Literal["claimed"] = "claimed"
     claim_id: str
     pool: str
     container: str
@@ -35,6 +37,8 @@ class FoundLease(BaseModel):
     commit: str
     fingerprint: str
     hooks: str = ""
+    heartbeat_s: float = 0.0
+    held: bool = False
 
 
 async def find_lease(
@@ -104,6 +108,8 @@ def _on_this_host(state: ApiState, claim_id: str) -> FoundLease | None:
         hooks=hooks_of(slot),
         commit=slot.commit,
         fingerprint=slot.fingerprint,
+        heartbeat_s=lease.heartbeat_s,
+        held=lease.held,
     )
 
 
@@ -119,10 +125,12 @@ async def _from_keepers(state: ApiState, claim_id: str, pool: str) -> FoundLease
             raise answer
         if answer is not None:
             return FoundLease(
-                **answer.model_dump(include=set(FoundLease.model_fields) - {"armed", "hooks"}),
+                **answer.model_dump(
+                    include=set(FoundLease.model_fields) - {"armed", "hooks", "state"}
+                ),
                 armed=False,
             )
     kept = state.paths.saved.glob(f"*/{claim_id}/saved.json")
     if any(state.grant.sees(record.parent.parent.name) for record in kept):
-        raise NotFoundError(f"claim {claim_id} has ended; see `greenroom saved {claim_id}`")
+        raise NotFoundError(f"claim {claim_id} has ended; see `greenroom saved show {claim_id}`")
     raise NotFoundError(f"no live claim {claim_id}")

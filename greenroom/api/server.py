@@ -16,6 +16,7 @@ from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.service import RPCError
 
+from activities.beats import beat_for_all
 from greenroom.api.app import make_app
 from greenroom.api.host import LocalHost
 from greenroom.api.listening import Server, listening, local_config, remote_config
@@ -60,6 +61,7 @@ async def serve(settings: Settings, environ: Mapping[str, str]) -> None:
         metrics=Metrics(),
     )
     await state.client.pools()  # the first call is the slow one: not a user's
+    beat_for_all(settings.paths)  # nobody could be heard of while we were away
     app = make_app(state)
     with listening(settings.paths.api_socket) as listener:
         local = _Local(local_config(app))

@@ -49,8 +49,17 @@ class WantedSecrets:
 class HostSide(Protocol):
     """The lease files and containers of this host. Every method is quick and blocking."""
 
-    def arm(self, lease: Lease, personal: PersonalParts) -> None:
-        """Arm a granted container. Raises CorpseError, FencedError, UsageError, BackendError."""
+    def arm(self, lease: Lease, personal: PersonalParts | None) -> None:
+        """Arm a granted container; None: with nothing personal, as for a transferred lease.
+
+        Raises CorpseError, FencedError, UsageError, BackendError.
+        """
+
+    def check_personal(self, pool: str, personal: PersonalParts) -> None:
+        """Refuse what ``arm`` would refuse, before there is a container. Raises UsageError."""
+
+    def beat(self, container: str) -> None:
+        """Note that a container's holder is there."""
 
     def fetch(self, wanted: WantedSecrets, personal: PersonalParts) -> PersonalParts:
         """``personal`` with what was sealed, and the host's own secrets.

@@ -38,6 +38,7 @@ class TaskBody(BaseModel):
     wait_s: float = Field(3600.0, gt=0)
     timeout_s: float = Field(0.0, ge=0)
     labels: dict[str, str] = Field(default_factory=dict)
+    priority: int = Field(0, ge=-100, le=100)
     env: dict[str, str] = Field(default_factory=dict)
     secrets: dict[str, str] = Field(default_factory=dict)
     sealed: dict[str, str] = Field(default_factory=dict)
@@ -92,22 +93,22 @@ async def start(pool: str, body: TaskBody, state: State) -> TaskDocument:
     )
 
 
-@router.get("/tasks/{claim_id}")
-async def show(claim_id: str, state: State, wait_s: float = 0.0, pool: str = "") -> TaskDocument:
+@router.get("/tasks/{ident}")
+async def show(ident: str, state: State, wait_s: float = 0.0, pool: str = "") -> TaskDocument:
     """A Task by its claim, after a wait of at most 60 s for its end. Raises NotFoundError."""
     if not 0 <= wait_s <= LONGEST_WAIT_S:
         raise UsageError(f"wait_s {wait_s:g} is not within 0 and {LONGEST_WAIT_S:g}")
-    found, document = await _found(state, claim_id, pool)
+    found, document = await _found(state, ident, pool)
     if wait_s and found.status is not None:
         later = await find_task(state.client.temporal, found.workflow, wait_s=wait_s)
         document = await asyncio.to_thread(_document, state, later or found)
     return document
 
 
-@router.delete("/tasks/{claim_id}")
-async def cancel(claim_id: str, state: State, pool: str = "") -> TaskDocument:
+@router.delete("/tasks/{ident}")
+async def cancel(ident: str, state: State, pool: str = "") -> TaskDocument:
     """Cancel a Task: its command is killed, its work saved, its lease ended."""
-    found, document = await _found(state, claim_id, pool)
+    found, document = await _found(state, ident, pool)
     await cancel_task(state.client.temporal, found.workflow)
     return document
 

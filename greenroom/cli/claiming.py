@@ -7,11 +7,12 @@ from typing import Any
 from greenroom.cli.http_client import PATIENCE_S, Api, Ask
 from greenroom.cli.output import say
 from greenroom.core.errors import BackendError, GreenroomError, NotFoundError
+from greenroom.core.names import member_id
 from greenroom.core.wire import url
 
 
 def take(api: Api, pool: str, body: dict[str, Any], *, named: bool) -> dict[str, Any]:
-    """The granted claim's document. Whoever interrupts it holds nothing afterwards.
+    """The granted claim's document, or a group's. Whoever interrupts it holds nothing afterwards.
 
     ``named``: the caller gave its id, and so can ask again when something did not answer.
     """
@@ -20,14 +21,22 @@ def take(api: Api, pool: str, body: dict[str, Any], *, named: bool) -> dict[str,
         granted: dict[str, Any] = api.ask(ask)
     except BaseException as error:
         if not isinstance(error, Exception):
-            give_back(api, pool, body["claim_id"])
+            for claim_id in _names(body):
+                give_back(api, pool, claim_id)
         elif isinstance(error, BackendError) and not named:
             # What did not answer the claim would not answer this either, so nobody waits for it:
             # the API gives it back when it can, else the lease ends by itself.
-            where = url("claims", body["claim_id"], pool=pool, save=False, wait=False)
-            api.tell(Ask("DELETE", where))
+            for claim_id in _names(body):
+                where = url("claims", claim_id, pool=pool, save=False, wait=False)
+                api.tell(Ask("DELETE", where))
         raise
     return granted
+
+
+def _names(body: dict[str, Any]) -> list[str]:
+    """The ids of the claims that a request can be granted as."""
+    claim_id, count = body["claim_id"], body["count"]
+    return [claim_id] if count == 1 else [member_id(claim_id, n + 1) for n in range(count)]
 
 
 def give_back(api: Api, pool: str, claim_id: str, *, save: bool = False) -> None:

@@ -30,6 +30,10 @@ def start_detached(pool: str, task: Detached, wanted: dict[str, Any], *, as_json
     claim = claim_body(wanted)
     if claim.pop("files"):
         raise UsageError("--file does not go with --detach: use --secret, --sealed or the repo")
+    if claim.pop("heartbeat_s"):
+        raise UsageError("--heartbeat does not go with --detach: a Task needs none")
+    for of_groups in ("count", "partial"):
+        del claim[of_groups]
     identity = {"NAME": claim.pop("git_name"), "EMAIL": claim.pop("git_email")}
     for role in ("AUTHOR", "COMMITTER"):
         claim["env"] |= {f"GIT_{role}_{what}": text for what, text in identity.items() if text}

@@ -57,6 +57,10 @@ def claim_options(function: F) -> F:
             "--wait", type=SPAN, default=60.0, show_default="60s",
             help="How long to wait for a container when none is ready.",
         ),
+        click.option(
+            "--heartbeat", type=SPAN, default=0.0,
+            help="Give it up when its holder is not heard of for this long.",
+        ),
         click.option("--env", multiple=True, metavar="K=V", help="An environment variable."),
         click.option(
             "--secret", multiple=True, metavar="NAME=@FILE", help="A secret, read from a file."
@@ -76,7 +80,11 @@ def claim_options(function: F) -> F:
         click.option("--label", multiple=True, metavar="K=V", help="A label of the claim."),
         click.option("--git-name", default="", help="The name that commits are made under."),
         click.option("--git-email", default="", help="The address that commits are made under."),
-        *(_planned(name) for name in ("--sha", "--ref", "--max-age", "--priority", "--count")),
+        click.option(
+            "--priority", type=click.IntRange(-100, 100), default=0, show_default=True,
+            help="A higher one is served first.",
+        ),
+        *(_planned(name) for name in ("--sha", "--ref", "--max-age")),
         _planned("--at-head", is_flag=True),
     ]  # fmt: skip
     for option in reversed(here):
@@ -102,6 +110,9 @@ def claim_body(wanted: dict[str, Any]) -> dict[str, Any]:
         "ttl_s": wanted["ttl"],
         "wait_s": wanted["wait"],
         "labels": pairs(wanted["label"], "--label"),
+        "priority": wanted.get("priority", 0),
+        "count": wanted.get("count", 1),
+        "partial": wanted.get("partial", False),
         "env": environment(wanted["env"]),
         "secrets": {name: text.decode() for name, text in _secrets(wanted["secret"])},
         "sealed": dict(_sealed(wanted["sealed"])),
@@ -109,6 +120,7 @@ def claim_body(wanted: dict[str, Any]) -> dict[str, Any]:
         "files": dict(_files(wanted["files"])),
         "git_name": wanted["git_name"],
         "git_email": wanted["git_email"],
+        "heartbeat_s": wanted["heartbeat"],
     }
 
 

@@ -8,6 +8,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from greenroom.core import spans
+
+span = spans.span
+
 
 def emit(value: Any) -> None:  # noqa: ANN401 - any JSON
     """The one document of ``--json`` on stdout."""
@@ -43,16 +47,9 @@ def fields(pairs: Sequence[tuple[str, object]]) -> None:
         print(f"{name:<{width}}  {value}")
 
 
-def span(seconds: float) -> str:
-    """A short form of a time: ``850ms``, ``12s``, ``5m``, ``3h``, ``2d``."""
-    if seconds < 0:
-        return "0s"
-    if seconds < 1:
-        return f"{seconds * 1000:.0f}ms"
-    for limit, unit, size in ((120, "s", 1), (7200, "m", 60), (172800, "h", 3600)):
-        if seconds < limit:
-            return f"{seconds / size:.0f}{unit}"
-    return f"{seconds / 86400:.0f}d"
+def counted(count: int, thing: str) -> str:
+    """``1 commit``, ``2 commits``."""
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
 
 
 def until(epoch: float) -> str:

@@ -11,7 +11,7 @@ import click
 from greenroom.cli.endpoint import Local
 from greenroom.cli.http_client import open_api
 from greenroom.cli.options import json_option
-from greenroom.cli.output import emit
+from greenroom.cli.output import counted, emit
 from greenroom.core.errors import UsageError
 
 _SAVE_S = 16 * 60.0
@@ -72,7 +72,8 @@ def _sentence(claim: str, reply: dict[str, Any]) -> str:
         return f"{claim} released; nothing had changed"
     if saved["state"] == "saved":
         where = reply.get("copied_to") or saved["path"]
-        what = f"{saved['commits']} commits, {saved['changed']} changed files"
+        commits, changed = saved["commits"], saved["changed"]
+        what = f"{counted(commits, 'commit')}, {counted(changed, 'changed file')}"
         return f"{claim} released; {what} saved in {where}"
     if saved["state"] == "unsaved":
         return f"{claim} released; saving FAILED ({saved['detail']}), its container is kept 24 h"

@@ -12,10 +12,10 @@ import click
 
 from greenroom.cli.claiming import give_back, take
 from greenroom.cli.detached import Detached, start_detached
-from greenroom.cli.http_client import open_api
+from greenroom.cli.http_client import Api, open_api
 from greenroom.cli.options import SPAN, check_terminal, claim_body, claim_options, json_option
-from greenroom.cli.output import emit
-from greenroom.core.errors import UsageError
+from greenroom.cli.output import emit, say, until
+from greenroom.core.errors import GreenroomError, UsageError
 
 _STREAMS = "greenroom.cli.streaming"
 _ATTEMPTS = "With --detach: starts in all when nobody saw how it ended; only where that is safe."
@@ -31,6 +31,7 @@ _ATTEMPTS = "With --detach: starts in all when nobody saw how it ended; only whe
 @click.option("--timeout", type=SPAN, help="With --detach: how long the command may take.")
 @click.option("--attempts", type=click.IntRange(1, 20), help=_ATTEMPTS)
 @click.option("--discard", is_flag=True, help="Do not save what it changed.")
+@click.option("--hold", type=SPAN, help="If it fails, keep the claim for this long, to look at it.")
 @claim_options
 @json_option
 def command(  # noqa: PLR0913, PLR0917 - click's
@@ -43,6 +44,7 @@ def command(  # noqa: PLR0913, PLR0917 - click's
     timeout: float | None,
     attempts: int | None,
     discard: bool,  # noqa: FBT001
+    hold: float | None,
     as_json: bool,  # noqa: FBT001
     **wanted: Any,  # noqa: ANN401
 ) -> int:
@@ -51,6 +53,8 @@ def command(  # noqa: PLR0913, PLR0917 - click's
     if detach:
         if interactive or tty:
             raise UsageError("--detach goes neither with -i nor with -t")
+        if hold:
+            raise UsageError("--hold does not go with --detach: a Task saves its work and ends")
         task = Detached(line, workdir, timeout or 0.0, attempts or 1, save=not discard)
         start_detached(pool, task, wanted, as_json=as_json)
         return 0
@@ -64,6 +68,7 @@ def command(  # noqa: PLR0913, PLR0917 - click's
     from greenroom.cli.streaming import Kept, Order, stream, to_streams  # noqa: PLC0415 - as above
 
     kept = Kept()
+    code: int | None = None
     try:
         order = Order(
             claim_id=granted["claim_id"],
@@ -75,10 +80,25 @@ def command(  # noqa: PLR0913, PLR0917 - click's
         )
         code = stream(api, order, kept if as_json else to_streams)
     finally:
-        give_back(api, pool, granted["claim_id"], save=not discard)
+        if not (hold and code and _held(api, granted, hold)):
+            give_back(api, pool, granted["claim_id"], save=not discard)
     if as_json:
         emit({"claim": granted, "exit_code": code, "stdout": kept.stdout, "stderr": kept.stderr})
     return code
+
+
+def _held(api: Api, granted: dict[str, Any], ttl: float) -> bool:
+    """Keep the claim of a command that failed; False when that cannot be."""
+    claim = granted["claim_id"]
+    body = {"ttl_s": ttl, "token": granted["token"], "hold": True}
+    try:
+        reply = api.post("claims", claim, "extend", body=body)
+    except GreenroomError as error:
+        say(f"greenroom: claim {claim} is not held: {error.message}")
+        return False
+    left = until(reply["expires_at"])
+    say(f"greenroom: held for {left}: `greenroom shell {claim}`, then `greenroom release {claim}`")
+    return True
 
 
 def _end(signum: int, _: FrameType | None) -> NoReturn:

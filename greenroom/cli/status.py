@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from greenroom.cli.claims import queue
 from greenroom.cli.http_client import open_api
 from greenroom.cli.options import json_option
 from greenroom.cli.output import emit, fields, percent, say, since, span, table, until
@@ -105,9 +106,12 @@ def _one(pool: dict[str, Any]) -> None:
                 since(slot["since"]),
                 slot["commit"][:12],
                 slot["claim_id"] or "-",
-                until(slot["expires_at"]) if slot["claim_id"] else "-",
+                until(slot["expires_at"]) + (", held" if slot["held"] else "")
+                if slot["claim_id"]
+                else "-",
             )
             for slot in pool["containers"]
         ],
         ("container", "state", "for", "commit", "claim", "left"),
     )
+    queue([{"state": "queued", "pool": pool["pool"], **claim} for claim in pool["waiting"]])

@@ -53,6 +53,8 @@ from greenroom.core.messages import (
     Refusal,
     ReleaseReply,
     ReleaseRequest,
+    TransferReply,
+    TransferRequest,
     WaitVerdict,
 )
 from greenroom.core.names import (
@@ -159,7 +161,7 @@ class PoolClient:
                     if not young:
                         raise wait_failed(claim_id, error) from error
                 else:
-                    if verdict.lease is not None or not young:
+                    if verdict.granted() or not young:
                         return verdict
                 await asyncio.sleep(PAUSE_FIRST_S)
 
@@ -189,6 +191,12 @@ class PoolClient:
                 keeper, "queued", LeaseQuery(claim_id=claim_id), Queued
             )
             return found
+
+    async def transfer(self, pool: str, request: TransferRequest) -> Lease:
+        """Give a lease another holder; it has the new token. Raises FencedError, NotFoundError."""
+        async with self._keeper(pool) as keeper:
+            reply = await self._update(keeper, "transfer", request, TransferReply, ANSWER_S)
+            return reply.lease
 
     async def release_by_signal(self, pool: str, request: ReleaseRequest) -> None:
         """Tell the keeper that a lease ends; does not wait until its work is saved."""

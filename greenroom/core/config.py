@@ -29,9 +29,15 @@ PLANNED = {
     "size.target_hit_rate": "sizing by the wanted hit rate",
     "size.schedules": "sizes by schedule",
     "size.buffer": "a buffer on demand",
-    "git": "depth, filter, submodules and LFS",
+    "git.depth": "shallow clones",
+    "git.filter": "partial clones",
+    "git.submodules": "submodules",
+    "git.lfs": "LFS",
 }
 """Designed keys that are not built yet, with what they will do; refused as planned."""
+LEAST_HEARTBEAT_S = 1.0
+MOST_SAVED = 512 * 1024**2
+"""Bytes that are kept of one claim's work when the pool file does not say."""
 
 
 def duration(value: object) -> object:
@@ -83,16 +89,67 @@ class Size(_Strict):
 
 
 class LeaseTerms(_Strict):
-    """How long a claim lives when it does not say, and at most."""
+    """How long a claim lives when it does not say, and at most; when it counts as given up."""
 
     ttl: Seconds = Field(3600, ge=1, le=7 * 86400, description="a claim's life by default")
     max_ttl: Seconds = Field(86400, ge=1, le=30 * 86400, description="the longest life allowed")
+    max_hold: Seconds = Field(
+        86400, ge=1, le=30 * 86400, description="the longest life of a claim that is held"
+    )
+    heartbeat: Seconds = Field(
+        0, ge=0, le=86400, description="how often a claim's holder must be heard of; 0: never"
+    )
+    grace: Seconds = Field(
+        30, ge=0, le=86400, description="how much later than that before the claim is given up"
+    )
+    warn: Seconds = Field(
+        0, ge=0, le=86400, description="how long before its end a holder is warned; 0: not"
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> LeaseTerms:
         if self.max_ttl < self.ttl:
             raise ValueError("max_ttl is below ttl")
+        if 0 < self.heartbeat < LEAST_HEARTBEAT_S:
+            raise ValueError(f"a heartbeat is 0 (none) or at least {LEAST_HEARTBEAT_S:g}s")
         return self
+
+
+class SavedTerms(_Strict):
+    """How much of the work of ended claims is kept, and how long."""
+
+    keep: Seconds = Field(7 * 86400, ge=60, le=3650 * 86400, description="how long it is kept")
+    max_size: Bytes = Field(MOST_SAVED, ge=65536, description="one claim's saved work at most")
+    max_total: Bytes = Field(
+        10 * 1024**3, ge=65536, description="the pool's saved work at most; the oldest goes first"
+    )
+
+
+class GitIdentity(_Strict):
+    """Whose commits they are that name nobody else; a repository's own configuration wins."""
+
+    name: str = Field(
+        "", max_length=200, description="author of commits in claims; omitted: the holder"
+    )
+    email: str = Field(
+        "", max_length=200, description="its address; omitted: CLAIM@greenroom.invalid"
+    )
+
+    @field_validator("name", "email")
+    @classmethod
+    def _plain(cls, value: str) -> str:
+        if re.search(r"[\x00-\x1f\x7f<>]", value):
+            raise ValueError("write plain text without < and >")
+        return value
+
+
+class Claims(_Strict):
+    """How many claims may wait, and how many one holder may have at once."""
+
+    queue: int = Field(500, ge=0, le=2000, description="claims that may wait at once")
+    per_holder: int | None = Field(
+        None, ge=1, le=1000, description="live claims of one holder at most; null: no bound"
+    )
 
 
 class Network(_Strict):
@@ -171,7 +228,10 @@ class PoolConfig(_Strict):
     inputs: tuple[str, ...] = Field((), description="further files, as globs, that decide them")
     env: dict[str, str] = Field(default_factory=dict, description="environment of every line")
     size: Size = Field(default_factory=lambda: Size(min=2, max=10))
-    lease: LeaseTerms = Field(default_factory=lambda: LeaseTerms(ttl=3600, max_ttl=86400))
+    lease: LeaseTerms = Field(default_factory=LeaseTerms)
+    saved: SavedTerms = Field(default_factory=SavedTerms)
+    git: GitIdentity = Field(default_factory=GitIdentity)
+    claims: Claims = Field(default_factory=lambda: Claims(queue=500, per_holder=None))
     network: Network = Field(default_factory=lambda: Network(provision=(), task=()))
     limits: Limits = Field(default_factory=Limits)
     timeouts: Timeouts = Field(default_factory=Timeouts)

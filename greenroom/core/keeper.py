@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import assert_never
 
-from greenroom.core import leases, plan
+from greenroom.core import leases, plan, queue
 from greenroom.core.config import PoolConfig, changes
 from greenroom.core.errors import LiveClaimsError
 from greenroom.core.ledger import Build, Ledger, Slot, Streak
@@ -35,7 +35,7 @@ def facts(ledger: Ledger, *, looking: bool) -> plan.PoolSnapshot:
         maximum=config.size.max,
         paused=ledger.paused,
         suspended=ledger.suspended,
-        queue=len(ledger.queue),
+        queue=queue.demand(ledger),
         look=ledger.look,
         looking=looking,
         wanted=ledger.wanted.fingerprint if ledger.wanted else None,

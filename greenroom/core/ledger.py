@@ -10,12 +10,21 @@ import base64
 import hashlib
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import (
+    BaseModel,
+    Field,
+    SerializationInfo,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+)
 
+from greenroom.core.brought import Brought
 from greenroom.core.config import PoolConfig
 from greenroom.core.lifecycle import EndReason, Event, State, next_state
-from greenroom.core.messages import Brought, ClaimRequest
+from greenroom.core.messages import ClaimRequest
 from greenroom.core.records import Failure, Lease, SnapshotRecord, Source
+from greenroom.core.stored import full_slots, packed_slots
 
 BUDGET_BYTES = 512 * 1024
 SEGMENT = 500
@@ -26,6 +35,16 @@ TIMINGS = 20
 
 _REASON_CODES = {reason: chr(ord("a") + index) for index, reason in enumerate(EndReason)}
 _REASONS = {code: reason for reason, code in _REASON_CODES.items()}
+
+
+class Asked(BaseModel):
+    """What a claim asked for, as far as its lease does not say it."""
+
+    ttl_s: float = 0.0
+    heartbeat_s: float = 0.0
+    priority: int = 0
+    count: int = 1
+    partial: bool = False
 
 
 class Slot(BaseModel):
@@ -41,8 +60,10 @@ class Slot(BaseModel):
     host: str = ""
     docker_id: str = ""
     lease: Lease | None = None
-    request_hash: str = ""
+    asked: Asked | None = None
     brought: Brought | None = None
+    transferred_from: int = 0
+    """The token before the lease's present one, when it was transferred."""
     ending: EndReason | None = None
     asked_at: float = 0.0
     seen_seq: int = 0
@@ -60,12 +81,23 @@ class Slot(BaseModel):
 
 
 class Waiting(BaseModel):
-    """A queued claim."""
+    """A queued claim; ``core.queue`` orders them. ``asked`` None: what ``request`` says.
+
+    A member of a group that waits for another container is one of its own: ``request`` is then
+    for that member alone, and ``group`` names the claim that it belongs to. ``arrival`` numbers
+    claims as they come; ``passed`` counts later ones of other holders that went first; ``head``
+    goes before all others.
+    """
 
     request: ClaimRequest
-    request_hash: str
     since: float
-    miss_reason: str
+    miss_reason: str = ""
+    asked: Asked | None = None
+    arrival: int = 0
+    passed: int = 0
+    head: bool = False
+    group: str = ""
+    group_size: int = 0
 
 
 class OutboxEntry(BaseModel):
@@ -131,6 +163,7 @@ class Ledger(BaseModel):
     slot_streak: Streak = Field(default_factory=Streak)
     slots: dict[str, Slot] = Field(default_factory=dict)
     queue: list[Waiting] = Field(default_factory=list)
+    arrivals: int = 0
     ended: list[EndedSegment] = Field(default_factory=list)
     low_water: float = 0.0
     last_token: int = 0
@@ -138,6 +171,23 @@ class Ledger(BaseModel):
     last_entry: int = 0
     counters: Counters = Field(default_factory=Counters)
     timings: list[float] = Field(default_factory=list)
+
+    @field_serializer("slots")
+    def _pack_slots(self, slots: dict[str, Slot], info: SerializationInfo) -> dict[str, Any]:
+        mode: Literal["json", "python"] = "json" if info.mode_is_json() else "python"
+        return packed_slots(
+            slot.model_dump(mode=mode, exclude_defaults=True) for slot in slots.values()
+        )
+
+    @field_validator("slots", mode="before")
+    @classmethod
+    def _restore_slots(cls, value: object, info: ValidationInfo) -> object:
+        return full_slots(value, info.data.get("pool", ""))
+
+    @field_serializer("queue")
+    def _pack_queue(self, queue: list[Waiting], info: SerializationInfo) -> list[dict[str, Any]]:
+        mode: Literal["json", "python"] = "json" if info.mode_is_json() else "python"
+        return [waiting.model_dump(mode=mode, exclude_defaults=True) for waiting in queue]
 
     def size_bytes(self) -> int:
         """The ledger's size as the payload that it will be."""
@@ -186,6 +236,14 @@ class Ledger(BaseModel):
                 return slot
         return None
 
+    def slots_of(self, claim_id: str) -> list[Slot]:
+        """The live slots of a claim: its own, or those of a group's members."""
+        return [
+            slot
+            for slot in self.slots.values()
+            if slot.lease is not None and claim_id in (slot.lease.claim_id, slot.lease.group)
+        ]
+
     def remember_ended(self, claim_id: str, container: str, reason: EndReason, now: float) -> None:
         """Note an ended claim; forgets the oldest segment when there are too many."""
         if not self.ended or len(self.ended[-1].claims) >= SEGMENT:
@@ -231,6 +289,6 @@ def claim_key(claim_id: str) -> str:
     return base64.urlsafe_b64encode(hashlib.sha256(claim_id.encode()).digest())[:10].decode()
 
 
-def bump(totals: dict[str, int], key: str) -> None:
-    """Count one more of ``key``."""
-    totals[key] = totals.get(key, 0) + 1
+def bump(totals: dict[str, int], key: str, by: int = 1) -> None:
+    """Count ``by`` more of ``key``."""
+    totals[key] = totals.get(key, 0) + by

@@ -61,6 +61,7 @@ class EndReason(StrEnum):
     LOST = "lost"
     CANCELLED = "cancelled"
     TIMED_OUT = "timed_out"
+    ABANDONED = "abandoned"
     REFUSED = "refused"
 
 

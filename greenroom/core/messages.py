@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from greenroom.core.brought import Brought, in_the_clear
 from greenroom.core.config import PoolConfig
 from greenroom.core.lifecycle import EndReason
 from greenroom.core.records import Failure, Lease, Message, MissReason, SavedWork, SnapshotRecord
@@ -39,30 +40,21 @@ class ContainerNews(Message):
     host: str = ""
     docker_id: str = ""
     expires_at: float = 0.0
+    held: bool = False
     reason: EndReason | None = None
     failure: Failure | None = None
     saved: SavedWork | None = None
 
 
-class Brought(Message):
-    """What a claim brings along besides its lease's own terms; values are sealed or names.
-
-    ``sealed`` maps a name to a value that only the pool's host can open; ``host_secrets`` names
-    secrets of the host; ``reply_to`` is a workflow that is told of the lease; ``brings`` says that
-    the claim's API arms the personal part.
-    """
-
-    sealed: dict[str, str] = Field(default_factory=dict)
-    host_secrets: tuple[str, ...] = ()
-    reply_to: str = ""
-    brings: bool = False
-
-
 class Claimed(Message):
-    """Signal ``claimed`` to a container: this lease is yours now."""
+    """Signal ``claimed`` to a container: this lease is yours now.
+
+    ``transferred``: it was already, under another token and holder.
+    """
 
     seq: int
     lease: Lease
+    transferred: bool = False
     brought: Brought | None = None
 
 
@@ -104,14 +96,34 @@ class Died(Message):
 
 
 class ExtendRequest(Message):
-    """``ttl_s`` counts from now; the lease never gets shorter."""
+    """``ttl_s`` counts from now; the lease never gets shorter.
+
+    ``hold`` is for debugging: up to the pool's ``max_hold``, and no heartbeat is demanded any more.
+    """
 
     token: int
     ttl_s: float
+    hold: bool = False
 
 
 class ExtendReply(Message):
     expires_at: float
+    held: bool = False
+
+
+class TransferRequest(Message):
+    """Update ``transfer`` of the keeper: another holder under a new token.
+
+    ``token`` is the live lease's. The same request again gets the same answer.
+    """
+
+    claim_id: str
+    token: int
+    holder: str
+
+
+class TransferReply(Message):
+    lease: Lease
 
 
 class ArmRequest(Message):
@@ -137,28 +149,17 @@ class ArmedNews(Message):
     failed_hook: str = ""
 
 
-def in_the_clear(given: object, refused: tuple[str, ...]) -> object:
-    """A message without the values of ``refused`` fields; ``plain`` names those that it had.
-
-    What was sent in the clear is refused later; its values must not be passed on meanwhile.
-    """
-    if not isinstance(given, dict):
-        return given
-    found = tuple(name for name in refused if given.get(name))
-    if not found:
-        return given
-    kept = {name: value for name, value in given.items() if name not in found}
-    return {**kept, "plain": found}
-
-
 class ClaimRequest(Message):
-    """Ask for one container. The same ``claim_id`` with the same request gets the same lease.
+    """Ask for containers. The same ``claim_id`` with the same request gets the same leases.
 
-    ``ttl_s`` 0 means the pool's; ``wait_s`` 0 means: now or never. ``corpse`` names the container
-    of this claim that was found dead, with ``corpse_token``. What differs between two requests
-    decides ``ConflictError``: holder, ttl_s, labels, sealed and host_secrets. ``reply_to`` is a
-    workflow that gets Signals ``verdict`` (in place of a ``Wait``), ``armed`` and ``ended``.
-    ``plain`` is filled when the request carries ``env``, ``secrets`` or ``files``: it is refused.
+    ``ttl_s`` and ``heartbeat_s`` 0 mean the pool's; ``wait_s`` 0 means: now or never; a higher
+    ``priority`` (-100 to 100) goes first. ``count`` above 1 asks for a group: all at once or,
+    ``partial``, what is there, at least one; its members are claims of their own,
+    ``<claim_id>.1`` and so on. ``corpse`` names the container of this claim (of its ``member``)
+    that was found dead, with ``corpse_token``. ``reply_to`` is a workflow that gets Signals
+    ``verdict`` (in place of a ``Wait``), ``armed`` and ``ended``. ``plain`` is filled when the
+    request carries ``env``, ``secrets`` or ``files``: it is refused. Two requests under one id must
+    agree in holder, ttl_s, heartbeat_s, labels, priority, count, partial, sealed and host_secrets.
     """
 
     claim_id: str
@@ -170,6 +171,11 @@ class ClaimRequest(Message):
     corpse: str = ""
     corpse_token: int = 0
     save: bool = True
+    heartbeat_s: float = 0.0
+    priority: int = 0
+    count: int = 1
+    partial: bool = False
+    member: int = 0
     sealed: dict[str, str] = Field(default_factory=dict)
     host_secrets: tuple[str, ...] = ()
     reply_to: str = ""
@@ -193,6 +199,8 @@ class ClaimRequest(Message):
 
 
 class Queued(Message):
+    """``position`` counts claims from 1; ``eta_s`` is an estimate from what preparing took."""
+
     position: int
     eta_s: float
     wait_workflow: str
@@ -200,11 +208,15 @@ class Queued(Message):
 
 
 class ClaimReply(Message):
-    """The answer of Update ``claim``: exactly one of ``lease`` and ``queued`` is there."""
+    """The answer of Update ``claim``: ``lease``, a group's ``leases``, or ``queued``.
+
+    A group that was granted before answers with the leases of its members that are live.
+    """
 
     outcome: Literal["granted", "queued"]
     lease: Lease | None = None
     queued: Queued | None = None
+    leases: tuple[Lease, ...] = ()
 
 
 class ClaimBatch(Message):
@@ -240,7 +252,7 @@ class WaitInput(Message):
 
 
 class WaitVerdict(Message):
-    """Signal ``verdict`` to a Wait, and its result: a lease, or why there is none.
+    """Signal ``verdict`` to a Wait, and its result: a lease (a group's ``leases``), or why not.
 
     ``code`` is that of the error by which the claim was refused.
     """
@@ -248,7 +260,12 @@ class WaitVerdict(Message):
     lease: Lease | None = None
     reason: EndReason | None = None
     detail: str = ""
+    leases: tuple[Lease, ...] = ()
     code: str = ""
+
+    def granted(self) -> tuple[Lease, ...]:
+        """Every lease that it brings."""
+        return self.leases or ((self.lease,) if self.lease is not None else ())
 
 
 class CancelClaim(Message):
@@ -257,6 +274,17 @@ class CancelClaim(Message):
     claim_id: str
     reason: EndReason = EndReason.CANCELLED
     reply_to: str = ""
+
+
+class EndedClaim(Message):
+    """How a claim ended. ``reason`` None: its container is still being put away."""
+
+    state: Literal["ended"] = "ended"
+    claim_id: str
+    pool: str
+    container: str
+    reason: EndReason | None = None
+    ended_at: float = 0.0
 
 
 class LeaseQuery(Message):

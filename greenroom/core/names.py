@@ -11,6 +11,7 @@ _POOL = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?")
 _CLAIM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@=+-]{0,99}")
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
+HOLDER_CHARACTERS = 200
 WORKFLOW_QUEUE = "greenroom"
 """The task queue of every workflow."""
 
@@ -41,6 +42,26 @@ def check_claim_id(claim_id: str) -> str:
             "100 at most, starting with a letter or digit"
         )
     return claim_id
+
+
+def check_holder(holder: str) -> str:
+    """``holder`` itself; UsageError when it is too long to be kept with a lease."""
+    if len(holder) > HOLDER_CHARACTERS:
+        raise UsageError(f"holder is longer than {HOLDER_CHARACTERS} characters")
+    return holder
+
+
+def member_id(group: str, number: int) -> str:
+    """The claim id of a group's member; ``number`` counts from 1."""
+    return f"{group}.{number}"
+
+
+def member_of(claim_id: str) -> tuple[str, int]:
+    """The group and number that an id has if it is a member's; ``("", 0)`` when it cannot be."""
+    group, dot, number = claim_id.rpartition(".")
+    if not dot or not re.fullmatch(r"[1-9][0-9]{0,3}", number):
+        return "", 0
+    return group, int(number)
 
 
 def keeper_id(pool: str) -> str:

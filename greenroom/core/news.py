@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from greenroom.core import leases
+from greenroom.core.grants import tell_ended
 from greenroom.core.ledger import TIMINGS, Ledger, OutboxEntry, Slot, Streak, bump
 from greenroom.core.lifecycle import PREPARING, EndReason, Event, State
 from greenroom.core.messages import Ask, ContainerNews, ReleaseRequest, Retire
@@ -22,9 +23,18 @@ _ON_THE_WAY: tuple[tuple[State, Event], ...] = (
     (State.CLONING, Event.CLONED),
     (State.INSTALLING, Event.INSTALLED),
 )
-_OWN_WORD = (EndReason.FAILED, EndReason.DIED, EndReason.EXPIRED, EndReason.REFUSED)
-"""Ends that the container itself knows better than the keeper. REFUSED: the claim was wrong."""
 _BROKEN = (EndReason.FAILED, EndReason.DIED, EndReason.LOST, EndReason.STUCK)
+_OF_ITS_OWN = (
+    EndReason.FAILED,
+    EndReason.DIED,
+    EndReason.EXPIRED,
+    EndReason.ABANDONED,
+    EndReason.REFUSED,
+)
+"""Ends that a container knows better than the keeper, which may have meant another one.
+
+REFUSED: what the claim brought was wrong, not the container.
+"""
 _REACHES = {"created": State.CLONING, "cloned": State.INSTALLING, "installed": State.READY}
 
 
@@ -53,7 +63,8 @@ def hear_container(ledger: Ledger, news: ContainerNews, now: float) -> None:
         slot.ending, slot.since = slot.ending or news.reason or EndReason.LOST, now
     if news.expires_at and slot.lease is not None:
         expires_at = max(slot.lease.expires_at, news.expires_at)
-        slot.lease = slot.lease.model_copy(update={"expires_at": expires_at})
+        held = slot.lease.held or news.held
+        slot.lease = slot.lease.model_copy(update={"expires_at": expires_at, "held": held})
     leases.grant_waiting(ledger, now)
 
 
@@ -80,7 +91,7 @@ def _reach(ledger: Ledger, slot: Slot, wanted: State, now: float) -> None:
 
 def _retired(ledger: Ledger, slot: Slot, news: ContainerNews, now: float) -> None:
     reason = slot.ending or news.reason or EndReason.LOST
-    if news.reason in _OWN_WORD:
+    if news.reason in _OF_ITS_OWN:
         reason = news.reason
     failure = news.failure
     if failure is None and slot.state in PREPARING and reason in _BROKEN:
@@ -156,21 +167,30 @@ def undeliverable(ledger: Ledger, entry: OutboxEntry, now: float) -> None:
     """Temporal says that the receiver of ``entry`` does not exist (any more)."""
     kind, _, ident = entry.workflow_id.removeprefix("greenroom/").partition("/")
     name = ident.partition("/")[2]
+    if entry.payload.get("transferred"):
+        return  # it knew of its lease: its own end is on its way, or it is asked past its time
     if entry.name == "verdict":
-        # Nobody is waiting for this grant any more: give the container back.
-        lease = entry.payload.get("lease") or {}
-        name, granted = str(lease.get("claim_id", name)), lease.get("token")
-        held = ledger.slot_of(name)
-        if held is not None and held.lease is not None and held.lease.token == granted:
-            gone = ReleaseRequest(claim_id=name, token=granted, reason=EndReason.CANCELLED)
-            leases.release(ledger, gone, now)
+        _give_back(ledger, entry, now)
     elif kind == "container" and name in ledger.slots:
         slot = ledger.slots[name]
         if entry.name == "claimed" and slot.ending is None:
             leases.regrant(ledger, slot, now)  # it never knew of its lease
-        leases.tell_ended(ledger, slot, slot.ending or EndReason.LOST)
+        tell_ended(ledger, slot, slot.ending or EndReason.LOST)
         remove_slot(ledger, slot, slot.ending or EndReason.LOST, now)
         leases.grant_waiting(ledger, now)
     elif kind == "snapshot" and ledger.build and ledger.build.source.fingerprint == name:
         failure = Failure(step="build", reason="the build's workflow is gone", at=now)
         hear_snapshot(ledger, SnapshotNews(fingerprint=name, failure=failure), now)
+
+
+def _give_back(ledger: Ledger, entry: OutboxEntry, now: float) -> None:
+    """Nobody is waiting for this grant any more: nobody will use its containers."""
+    told = [entry.payload.get("lease"), *entry.payload.get("leases", ())]
+    granted = {lease["token"] for lease in told if lease}
+    for slot in ledger.slots.values():
+        lease = slot.lease
+        if lease is not None and lease.token in granted:
+            gone = ReleaseRequest(
+                claim_id=lease.claim_id, token=lease.token, reason=EndReason.CANCELLED
+            )
+            leases.release(ledger, gone, now)

@@ -112,6 +112,22 @@ class ExtendInput(Message):
     claim_id: str
     token: int
     expires_at: float
+    hold: bool = False
+
+
+class WarnInput(Message):
+    """Tell the holder that the lease ends soon, at ``expires_at``."""
+
+    pool: str
+    container: str
+    token: int
+    expires_at: float
+
+
+class LastBeat(Message):
+    """Seconds since the holder's last heartbeat; None: there was none yet."""
+
+    age_s: float | None = None
 
 
 class EndInput(Message):

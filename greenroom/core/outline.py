@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from greenroom.core.pool_messages import PoolStatus
+from greenroom.core.records import Lease
 
 
 def pool_details(status: PoolStatus) -> str:
@@ -26,4 +27,19 @@ def pool_details(status: PoolStatus) -> str:
         rows.append(f"- **failing** ({status.failure_streak} in a row): {status.failure.reason}")
         if status.failure.tail:
             rows.append(f"\n```\n{status.failure.tail}\n```")
+    return "\n".join(rows)
+
+
+def lease_details(lease: Lease, ends: str, *, ending_soon: bool) -> str:
+    """A claimed container in a few lines; ``ends`` is its end for people."""
+    rows = [
+        f"claim **{lease.claim_id}** of `{lease.holder or 'nobody named'}`",
+        f"- ends at {ends}",
+    ]
+    if lease.held:
+        rows.append("- **held** for debugging: no heartbeat is demanded")
+    elif lease.heartbeat_s:
+        rows.append(f"- a heartbeat at least every {lease.heartbeat_s:g} s")
+    if ending_soon:
+        rows.append("- **ends soon**: its holder has been told")
     return "\n".join(rows)

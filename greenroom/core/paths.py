@@ -106,6 +106,10 @@ class StatePaths:
         """The file whose lock serialises all writers of one lease file."""
         return self.slots / f".{container}.lock"
 
+    def slot_beat(self, container: str) -> Path:
+        """The file whose time is that of the last heartbeat of a container's holder."""
+        return self.slots / f".{container}.beat"
+
     def claim(self, claim_id: str) -> Path:
         """The index entry that leads from a claim id to its container."""
         return self.claims / claim_id

@@ -78,7 +78,22 @@ class SlotView(Message):
     claim_id: str = ""
     holder: str = ""
     expires_at: float = 0.0
+    held: bool = False
     ending: str = ""
+    group: str = ""
+
+
+class WaitingView(Message):
+    """A queued claim. ``position`` from 1; ``miss_reason`` is why it waits now."""
+
+    claim_id: str
+    holder: str = ""
+    position: int
+    eta_s: float
+    miss_reason: str
+    since: float
+    priority: int = 0
+    count: int = 1
 
 
 class Counts(Message):
@@ -133,6 +148,7 @@ class PoolStatus(Message):
     preparation_s: tuple[float, ...] = ()
     generation: int = 0
     at: float = 0.0
+    waiting: tuple[WaitingView, ...] = ()
 
 
 class HostInput(Message):

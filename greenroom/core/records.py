@@ -98,7 +98,11 @@ class SavedWork(Message):
 
 
 class Lease(Message):
-    """A holder's right to one container until ``expires_at``, fenced by ``token``."""
+    """A holder's right to one container until ``expires_at``, fenced by ``token``.
+
+    ``heartbeat_s`` 0: none is demanded; ``held``: kept for debugging, none is demanded either.
+    ``group`` is the claim that this one is a member of, with ``group_size`` members granted.
+    """
 
     claim_id: str
     pool: str
@@ -118,3 +122,7 @@ class Lease(Message):
     token: int
     armed: bool = False
     labels: dict[str, str] = Field(default_factory=dict)
+    heartbeat_s: float = 0.0
+    held: bool = False
+    group: str = ""
+    group_size: int = 0

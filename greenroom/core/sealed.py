@@ -16,8 +16,6 @@ from greenroom.core.errors import SecretError, UsageError
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 CLAIM_BYTES = 16 * 1024
 """Bytes of all sealed values of one claim, at most."""
-POOL_BYTES = 192 * 1024
-"""Bytes of the sealed values of all live and waiting claims of a pool, whose ledger is bounded."""
 HOST_SECRETS = 32
 _SEALED = re.compile(r"grs1\.([0-9a-f]{12})\.([A-Za-z0-9_-]+)")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from greenroom.core.config import MOST_SAVED
 from greenroom.core.policy import Listener, Phase, Policy
 
 
@@ -16,6 +17,7 @@ class HostLease(BaseModel):
 
     ``policy_armed`` and ``personal_armed`` are the done-marks of arming's two parts,
     ``hooks_done`` that of the claim hooks; ``failed_hook`` says which one failed.
+    ``heartbeat_s`` 0: none is demanded; ``held``: none any more.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -28,6 +30,8 @@ class HostLease(BaseModel):
     personal_armed: bool = False
     hooks_done: bool = False
     failed_hook: str = ""
+    heartbeat_s: float = 0.0
+    held: bool = False
     ended: bool = False
     end_reason: str = ""
 
@@ -47,8 +51,10 @@ class SlotRecord(BaseModel):
     ``kind``: ``slot``, ``builder`` or ``verify``. ``sandbox_key`` is the engine's path of the
     network namespace. ``environment`` is what every command inside gets beside the proxy's
     variables. ``worktree_mark`` is how the work tree looked when the container became ready;
-    ``unsaved`` says why the work of its ended claim could not be saved; ``hooks``: commands wait
-    for the claim's hooks.
+    ``unsaved`` says why the work of its ended claim could not be saved. ``warn_s`` before a lease's
+    end its holder is warned (0: not); ``git_name`` and ``git_email`` are the pool's identity for
+    commits; of a claim's work ``most_saved`` bytes are kept. ``hooks``: commands
+    wait for the claim's hooks.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -76,6 +82,10 @@ class SlotRecord(BaseModel):
     environment: dict[str, str] = Field(default_factory=dict)
     worktree_mark: str = ""
     unsaved: str = ""
+    warn_s: float = 0.0
+    git_name: str = ""
+    git_email: str = ""
+    most_saved: int = MOST_SAVED
     hooks: bool = False
     lease: HostLease | None = None
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from greenroom.core.messages import in_the_clear
+from greenroom.core.brought import in_the_clear
 from greenroom.core.records import Lease, Message, SavedWork
 
 TAIL_BYTES = 4096
@@ -40,6 +40,7 @@ class TaskInput(Message):
     host_secrets: tuple[str, ...] = ()
     holder: str = ""
     labels: dict[str, str] = Field(default_factory=dict)
+    priority: int = Field(0, ge=-100, le=100)
     ttl_s: float = 0.0
     wait_s: float = Field(3600.0, gt=0, le=30 * 86400)
     timeout_s: float = Field(0.0, ge=0)

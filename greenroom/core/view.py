@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from greenroom.core import plan
+from greenroom.core import plan, queue
 from greenroom.core.ledger import Ledger, Slot
 from greenroom.core.lifecycle import State
 from greenroom.core.pool_messages import Counts, PoolStatus, RefreshView, SlotView
@@ -39,7 +39,7 @@ def status(
         ref=config.ref,
         commit=serving.source.commit if serving else "",
         fingerprint=serving.source.fingerprint if serving else "",
-        target=plan.target(config.size.min, config.size.max, len(ledger.queue)),
+        target=plan.target(config.size.min, config.size.max, queue.demand(ledger)),
         max=config.size.max,
         paused=ledger.paused,
         suspended=str(ledger.suspended or ""),
@@ -61,6 +61,7 @@ def status(
         preparation_s=tuple(ledger.timings),
         generation=ledger.generation,
         at=now,
+        waiting=tuple(queue.views(ledger, now)) if with_containers else (),
     )
 
 
@@ -76,7 +77,9 @@ def _slot_view(slot: Slot) -> SlotView:
         claim_id=lease.claim_id if lease else "",
         holder=lease.holder if lease else "",
         expires_at=lease.expires_at if lease else 0.0,
+        held=lease is not None and lease.held,
         ending=str(slot.ending or ""),
+        group=lease.group if lease else "",
     )
 
 

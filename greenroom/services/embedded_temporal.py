@@ -59,11 +59,17 @@ def command(settings: Settings) -> list[str]:
         *("--namespace", decided.temporal_namespace),
         *("--ui-disable-news-fetch", "--log-level", "warn"),
     ]
+    return line + server_options()
+
+
+def server_options(*, limits_lifted: bool = True) -> list[str]:
+    """Search attributes, the database's settings and, unless told not to, what lifts limits."""
+    line = []
     for name in SEARCH_ATTRIBUTES:
         line += ["--search-attribute", f"{name}=Keyword"]
     for pragma, setting in _SQLITE.items():
         line += ["--sqlite-pragma", f"{pragma}={setting}"]
-    for key, value in _DYNAMIC_CONFIG.items():
+    for key, value in _DYNAMIC_CONFIG.items() if limits_lifted else ():
         line += ["--dynamic-config-value", f"{key}={value}"]
     return line
 

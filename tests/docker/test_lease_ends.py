@@ -99,7 +99,7 @@ def test_personal_files_cannot_be_written_or_replaced_from_inside(host: Host, sl
     tried = sh(
         host, slot, "rm -f /run/greenroom/env; echo x > /run/greenroom/new; ls /run/greenroom"
     )
-    assert tried.stdout.split() == ["env", "secrets"]
+    assert tried.stdout.split() == ["env", "gitconfig", "lease.json", "secrets"]
 
 
 def test_both_drivers_arm_each_part_once(host: Host, slot: Slot) -> None:
@@ -182,7 +182,7 @@ def test_extending_is_fenced_and_never_shortens(host: Host, slot: Slot) -> None:
             token=token,
             expires_at=end,
         )
-        return extend(host.ctx, asked)
+        return extend(host.ctx, asked).expires_at
 
     later = lease.expires_at + 60
     assert ask(lease.token, later) == later
@@ -266,8 +266,11 @@ def test_commits_and_uncommitted_work_are_kept_and_can_be_had_back(
     assert (saved.commits, saved.changed) == (2, 5)
     place = Path(saved.path)
     assert sorted(p.name for p in place.iterdir()) == [
-        "ignored.txt", "saved.json", "work.bundle", "work.patch"
+        "changed.txt", "commits.txt", "ignored.txt", "saved.json", "work.bundle", "work.patch"
     ]  # fmt: skip
+    told = (place / "commits.txt").read_text().splitlines()
+    assert sorted(line.partition(" ")[2] for line in told) == ["A: one", "A: two"]
+    assert "A\tstaged.txt" in (place / "changed.txt").read_text().splitlines()
     assert "built/" in (place / "ignored.txt").read_text()
     clone = tmp_path / "clone"
 

@@ -79,6 +79,7 @@ class Stack:
             'build: ["echo built > built.txt"]\n'
             'verify: ["python3 main.py"]\n'
             "size: {min: 2, max: 8}\n"
+            "lease: {warn: 1m}\n"
             "limits: {cpus: 1, memory: 256m, pids: 128}\n"
         )
 

@@ -25,7 +25,7 @@ def test_claim_exec_release_with_saved_work(watched: Watched, tmp_path: Path) ->
     assert sorted(p.name for p in (tmp_path / "kept").iterdir()) == sorted(
         released["saved"]["files"]
     )
-    shown = watched.stack.ok("saved", "work", "--json").json
+    shown = watched.stack.ok("saved", "show", "work", "--json").json
     assert shown["changed"] == 1
     ended = watched.stack.cli("exec", "work", "--", "true")
     assert ended.code == 122
@@ -190,4 +190,4 @@ def test_down_is_refused_while_claims_live_and_up_brings_the_same_back(watched: 
     after = stack.full()
     assert after["claims_warm"] == before["claims_warm"]
     assert after["commit"] == before["commit"]
-    assert stack.ok("saved", lease["claim_id"], "--json").json["state"] == "saved"
+    assert stack.ok("saved", "show", lease["claim_id"], "--json").json["state"] == "saved"

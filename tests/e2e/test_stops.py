@@ -108,7 +108,7 @@ def test_down_is_refused_with_live_claims_and_forced_saves_them(shaken: Shaken) 
         assert stack.containers() == []
         assert stack.processes() == []
         comes_back_the_same(shaken, before)
-    saved = stack.ok("saved", "held", "--json").json
+    saved = stack.ok("saved", "show", "held", "--json").json
     assert (saved["state"], saved["changed"]) == ("saved", 1)
     ended = (time.time(), "held", lease["container"])
     shaken.recorder.record(ev.Saved(*ended, "saved"), ev.Expired(*ended, lease["token"], "down"))
@@ -131,7 +131,7 @@ def test_down_by_force_ends_everything_though_no_keeper_answers(shaken: Shaken) 
         # The claim's container was killed under it: it ends as died, and its work is saved.
         stack.until(lambda status: not any(slot["claim_id"] for slot in status["containers"]))
         comes_back_the_same(shaken, before)
-    saved = stack.ok("saved", "stuck", "--json").json
+    saved = stack.ok("saved", "show", "stuck", "--json").json
     assert (saved["state"], saved["changed"]) == ("saved", 1)
     ended = (time.time(), "stuck", lease["container"])
     shaken.recorder.record(ev.Saved(*ended, "saved"), ev.Expired(*ended, lease["token"], "died"))

@@ -43,9 +43,9 @@ class ContainerThatWaits(Container):
     async def run(self, start: ContainerInput) -> str:
         return await super().run(start)
 
-    async def _create(self) -> None:
+    async def _prepare(self) -> bool:
         await workflow.sleep(timedelta(seconds=1))
-        await super()._create()
+        return await super()._prepare()
 
 
 @workflow.defn(name="Snapshot")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from activities import personal as subject
-from activities.personal import Personal, check_personal
+from activities.personal import Personal, check_personal, room_needed
 from greenroom.core.errors import UsageError
 from greenroom.core.slotfile import SlotRecord
 
@@ -24,6 +24,11 @@ def test_a_file_that_would_be_a_folder_too_is_refused() -> None:
     check_personal(Personal(files={"a/b": b"", "a/c": b"", "ab": b""}))
     with pytest.raises(UsageError, match="'a' cannot be"):
         check_personal(Personal(files={"a": b"", "a/b/c": b""}))
+
+
+def test_the_room_that_files_take_is_counted_in_pages() -> None:
+    assert room_needed(Personal()) == 0
+    assert room_needed(Personal(secrets={"A": "x"}, files={"f": b"y" * 4097})) == 4 * 4096
 
 
 def test_files_get_their_folders(root: int, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ CORE_ALLOWED = frozenset(
         "fnmatch",
         "functools",
         "hashlib",
+        "heapq",
         "ipaddress",
         "itertools",
         "json",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import hypothesis.strategies as st
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import (
@@ -12,20 +14,49 @@ from hypothesis.stateful import (
     rule,
 )
 
-from greenroom.core import keeper, leases, news, plan
+from greenroom.core import grants, keeper, leases, news, plan, queue, transfers
 from greenroom.core.errors import GreenroomError, LiveClaimsError, NoContainerError
-from greenroom.core.ledger import BUDGET_BYTES, Ledger
+from greenroom.core.ledger import BUDGET_BYTES, Ledger, Waiting
 from greenroom.core.lifecycle import EndReason, State
-from greenroom.core.messages import ClaimRequest, ReleaseRequest
+from greenroom.core.messages import ClaimRequest, ReleaseRequest, TransferRequest
+from greenroom.core.names import member_id, member_of
 from greenroom.core.pool_messages import ConfigureRequest, SuspendRequest
 from greenroom.core.records import Lease
 from tests.builders import NOW, make_config
 from tests.world import ContainerFlow, World, answer_of
 
 CLAIMS = tuple(f"claim-{n}" for n in range(5))
+GROUPS = {"pair": 2, "some": 3}
+"""Groups by count; what there is of "some" is enough."""
+MEMBERS = tuple(member_id(group, n + 1) for group, count in GROUPS.items() for n in range(count))
+HOLDERS = {
+    "claim-0": "ann",
+    "claim-1": "ann",
+    "claim-2": "bob",
+    "claim-3": "ann",
+    "pair": "ann",
+    "some": "bob",
+}
+PRIORITIES = {"claim-2": 1, "some": -1}
+QUOTAS = (None, 2, 3)
 TTL = 1000.0
 index = st.integers(0, 1000)
 seldom = st.sampled_from([False, False, False, False, True])
+
+
+def request_for(name: str, **how: object) -> ClaimRequest:
+    """Always the same request under one id, but for how long it waits."""
+    return ClaimRequest.model_validate(
+        {
+            "claim_id": name,
+            "holder": HOLDERS.get(name, ""),
+            "priority": PRIORITIES.get(name, 0),
+            "count": GROUPS.get(name, 1),
+            "partial": name == "some",
+            "ttl_s": TTL,
+            **how,
+        }
+    )
 
 
 class KeeperMachine(RuleBasedStateMachine):
@@ -40,6 +71,30 @@ class KeeperMachine(RuleBasedStateMachine):
         self.used: set[str] = set()
         self.granted: dict[int, tuple[str, str]] = {}
         self.down_forced: set[str] = set()
+        self.transferred: dict[int, int] = {}
+        self.patch = mock.patch.object(leases, "grant", self.checked_grant)
+        self.patch.start()
+
+    def checked_grant(
+        self, ledger: Ledger, waiting: Waiting, count: int, now: float
+    ) -> tuple[Lease, ...]:
+        """Every grant is in order and within its holder's quota."""
+        request, live = waiting.request, queue.live_leases(ledger)
+        bound = ledger.config.claims.per_holder
+        assert bound is None or live[request.holder] + count <= bound
+        assert count == request.count or (request.partial and 1 <= count < request.count)
+        for other in ledger.queue:
+            wanted = 1 if other.request.partial else other.request.count
+            if other is waiting or (bound and live[other.request.holder] + wanted > bound):
+                continue
+            assert waiting.head >= other.head
+            if waiting.head or other.passed >= queue.PASSES:
+                continue
+            assert request.priority >= other.request.priority
+            if request.priority == other.request.priority and waiting.passed < queue.PASSES:
+                mine = (live[request.holder], waiting.arrival)
+                assert mine < (live[other.request.holder], other.arrival)
+        return grants.grant(ledger, waiting, count, now)
 
     @property
     def ledger(self) -> Ledger:
@@ -49,8 +104,10 @@ class KeeperMachine(RuleBasedStateMachine):
         flows = [f for f in self.world.containers.values() if not (alive and f.closed)]
         return flows[number % len(flows)] if flows else None
 
-    @initialize(settled=st.sampled_from([True, True, True, False]))
-    def begin(self, settled: bool) -> None:
+    @initialize(settled=st.sampled_from([True, True, True, False]), quota=st.sampled_from(QUOTAS))
+    def begin(self, settled: bool, quota: int | None) -> None:
+        config = make_config(size={"min": 2, "max": 4}, claims={"per_holder": quota})
+        keeper.configure(self.ledger, ConfigureRequest(config=config))
         if settled:
             self.world.settle()
 
@@ -62,12 +119,42 @@ class KeeperMachine(RuleBasedStateMachine):
 
     @rule(claim=st.sampled_from(CLAIMS), wait=st.sampled_from([0.0, 600.0]))
     def claim_by_update(self, claim: str, wait: float) -> None:
-        self.claim(ClaimRequest(claim_id=claim, ttl_s=TTL, wait_s=wait, issued_at=self.world.now))
+        self.claim(request_for(claim, wait_s=wait, issued_at=self.world.now))
+
+    @rule(group=st.sampled_from([*GROUPS]), wait=st.sampled_from([0.0, 600.0]))
+    def claim_a_group(self, group: str, wait: float) -> None:
+        live = {
+            slot.lease.claim_id: slot.lease
+            for slot in self.ledger.slots_of(group)
+            if slot.lease is not None and slot.ending is None
+        }
+        request = request_for(group, wait_s=wait, issued_at=self.world.now)
+        try:
+            reply = leases.claim(self.ledger, request, self.world.now)
+        except GreenroomError:
+            return
+        told = {lease.claim_id: lease for lease in reply.leases}
+        assert reply.lease is None
+        if live:
+            assert told == live
+        elif told:
+            full = len(told) == GROUPS[group]
+            assert full or group == "some"
+            assert len({one.container for one in told.values()}) == len(told)
+        self.take(reply.leases)
+
+    def take(self, granted: tuple[Lease, ...]) -> None:
+        for lease in granted:
+            self.held[lease.claim_id] = lease
+            self.given_up.discard(lease.claim_id)
 
     def claim(self, request: ClaimRequest) -> None:
         before = self.ledger.slot_of(request.claim_id)
         known = before.lease if before and before.ending is None else None
         answer = answer_of(self.world, request)
+        if before is not None and before.transferred_from:
+            assert isinstance(answer, GreenroomError), "the first holder got the next one's token"
+            return
         if known is not None and not request.corpse:
             assert isinstance(answer, Lease)
             assert (answer.token, answer.container) == (known.token, known.container)
@@ -82,21 +169,30 @@ class KeeperMachine(RuleBasedStateMachine):
         slot = self.ledger.slot_of(claim)
         if slot is None or slot.ending is not None:
             return
-        other = ClaimRequest(claim_id=claim, ttl_s=TTL + 1, wait_s=1.0)
+        other = request_for(claim, ttl_s=TTL + 1, wait_s=1.0)
         refused = answer_of(self.world, other)
         assert isinstance(refused, GreenroomError)
-        assert refused.code == "conflict"
+        assert refused.code == ("fenced" if slot.transferred_from else "conflict")
+        if refused.code == "conflict":
+            assert "ttl_s is 1000 there and 1001 here" in refused.message
 
-    @rule(claim=st.sampled_from(CLAIMS))
+    @rule(member=st.sampled_from(MEMBERS))
+    def claim_under_the_id_of_a_member(self, member: str) -> None:
+        if self.ledger.slots_of(member):
+            refused = answer_of(self.world, request_for(member, wait_s=600))
+            assert isinstance(refused, GreenroomError)
+            assert refused.code == "conflict"
+
+    @rule(claim=st.sampled_from((*CLAIMS, *GROUPS)))
     def claim_by_signal(self, claim: str) -> None:
-        request = ClaimRequest(claim_id=claim, ttl_s=TTL)
+        request = request_for(claim)
         leases.claim_with_wait(self.ledger, request, self.world.now)
         slot = self.ledger.slot_of(claim)
         queued = any(w.request.claim_id == claim for w in self.ledger.queue)
         if queued or (slot is not None and slot.ending is None):
             self.given_up.discard(claim)
 
-    @rule(claim=st.sampled_from(CLAIMS))
+    @rule(claim=st.sampled_from((*CLAIMS, *MEMBERS)))
     def use(self, claim: str) -> None:
         """The holder's driver arms the container, if it runs."""
         lease = self.held.get(claim)
@@ -104,28 +200,25 @@ class KeeperMachine(RuleBasedStateMachine):
         if flow is not None and not flow.gone and not flow.closed and flow.end is None:
             self.used.add(flow.container)
 
-    @rule(claim=st.sampled_from(CLAIMS), wait=st.sampled_from([0.0, 600.0]))
+    @rule(claim=st.sampled_from((*CLAIMS, *MEMBERS)), wait=st.sampled_from([0.0, 600.0]))
     def claim_again_for_a_corpse(self, claim: str, wait: float) -> None:
         lease = self.held.get(claim)
         flow = self.world.containers.get(lease.container) if lease else None
         if lease is None or flow is None or not flow.gone or flow.container in self.used:
             return
-        request = ClaimRequest(
-            claim_id=claim,
-            ttl_s=TTL,
-            wait_s=wait,
-            corpse=lease.container,
-            corpse_token=lease.token,
-        )
+        group, member = member_of(claim)
+        dead = {"corpse": lease.container, "corpse_token": lease.token, "member": member}
+        request = request_for(group or claim, wait_s=wait, **dead)
         answer = answer_of(self.world, request)
         if isinstance(answer, Lease):
             assert answer.container != lease.container
             assert answer.token > lease.token
+            assert (answer.claim_id, answer.group) == (claim, group)
             self.held[claim] = answer
         elif isinstance(answer, NoContainerError):
             self.given_up.add(claim)
 
-    @rule(claim=st.sampled_from(CLAIMS))
+    @rule(claim=st.sampled_from((*CLAIMS, *MEMBERS)))
     def release(self, claim: str) -> None:
         lease = self.held.pop(claim, None)
         if lease is None:
@@ -140,15 +233,30 @@ class KeeperMachine(RuleBasedStateMachine):
             return
         self.given_up.add(claim)
 
-    @rule(claim=st.sampled_from(CLAIMS), timed_out=st.booleans())
+    @rule(claim=st.sampled_from(CLAIMS), holder=st.sampled_from(["ada", "bob"]))
+    def transfer(self, claim: str, holder: str) -> None:
+        lease = self.held.get(claim)
+        if lease is None:
+            return
+        request = TransferRequest(claim_id=claim, token=lease.token, holder=holder)
+        try:
+            passed = transfers.transfer(self.ledger, request).lease
+        except GreenroomError:
+            return
+        assert passed == transfers.transfer(self.ledger, request).lease
+        assert passed.container == lease.container
+        self.transferred[passed.token] = lease.token
+        self.held[claim] = passed
+
+    @rule(claim=st.sampled_from((*CLAIMS, *GROUPS, *MEMBERS)), timed_out=st.booleans())
     def wait_moves(self, claim: str, timed_out: bool) -> None:
         flow = self.world.waits.get(claim)
         if flow is None or not flow.running:
             return
         queued = any(w.request.claim_id == claim for w in self.ledger.queue)
-        lease = self.world.end_wait(claim, timed_out=timed_out)
-        if lease is not None:
-            self.held[claim] = lease
+        granted = self.world.end_wait(claim, timed_out=timed_out)
+        if granted:
+            self.held.update({lease.claim_id: lease for lease in granted})
         elif timed_out and queued:
             self.given_up.add(claim)
 
@@ -220,11 +328,20 @@ class KeeperMachine(RuleBasedStateMachine):
         self.world.commit += 1
         keeper.look_again(self.ledger, force=force)
 
-    @rule(minimum=st.integers(0, 3), pids=st.sampled_from([256, 512]), really=seldom)
-    def configure(self, minimum: int, pids: int, really: bool) -> None:
+    @rule(
+        size=st.sampled_from([(0, 4), (1, 2), (2, 4), (3, 4)]),
+        pids=st.sampled_from([256, 512]),
+        quota=st.sampled_from(QUOTAS),
+        really=seldom,
+    )
+    def configure(self, size: tuple[int, int], pids: int, quota: int | None, really: bool) -> None:
         if not really:
             return
-        config = make_config(size={"min": minimum, "max": 4}, limits={"pids": pids})
+        config = make_config(
+            size={"min": size[0], "max": size[1]},
+            limits={"pids": pids},
+            claims={"per_holder": quota},
+        )
         keeper.configure(self.ledger, ConfigureRequest(config=config))
 
     @rule(paused=seldom)
@@ -242,7 +359,7 @@ class KeeperMachine(RuleBasedStateMachine):
             assert live
             assert not force
             return
-        self.given_up.update(CLAIMS)
+        self.given_up.update((*CLAIMS, *MEMBERS))
 
     @rule()
     def up(self) -> None:
@@ -268,7 +385,10 @@ class KeeperMachine(RuleBasedStateMachine):
             if token not in self.granted:
                 assert token > max(self.granted, default=0), "tokens must grow"
                 containers = {container for _, container in self.granted.values()}
-                assert lease.container not in containers, "a used container was granted again"
+                if token not in self.transferred:
+                    assert lease.container not in containers, "a used container was granted again"
+                else:
+                    assert self.granted[self.transferred[token]] == pair
                 self.granted[token] = pair
             assert self.granted[token] == pair
 
@@ -293,11 +413,22 @@ class KeeperMachine(RuleBasedStateMachine):
         assert self.ledger.size_bytes() <= BUDGET_BYTES
 
     @invariant()
+    def nobody_waits_for_what_is_there(self) -> None:
+        assert queue.next_turn(self.ledger) is None
+        assert all(waiting.passed <= queue.PASSES for waiting in self.ledger.queue)
+
+    @invariant()
     def lives_stay_below_max(self) -> None:
-        assert len(self.ledger.slots) <= self.ledger.config.size.max + plan.surge(4)
+        assert len(self.ledger.slots) <= 4 + plan.surge(4)
 
     def teardown(self) -> None:
         """After the storm: nothing is lost, nothing is left over, the pool is full."""
+        try:
+            self.calm()
+        finally:
+            self.patch.stop()
+
+    def calm(self) -> None:
         world = self.world
         request = ConfigureRequest(config=world.ledger.config, resume_from_down=True)
         keeper.configure(world.ledger, request)
@@ -308,9 +439,12 @@ class KeeperMachine(RuleBasedStateMachine):
         assert {c for c, f in world.containers.items() if not f.closed} == set(ledger.slots)
         have = plan.counts(keeper.facts(ledger, looking=False))
         room = ledger.config.size.max - have.claimed
-        assert have.fresh_ready == min(ledger.config.size.min, room)
+        wanted = plan.target(ledger.config.size.min, ledger.config.size.max, queue.demand(ledger))
+        assert have.fresh_ready == max(0, min(wanted, room))
         assert have.preparing == have.ending == have.stale_ready == 0
-        assert not ledger.queue or room == 0
+        # Who still waits is held back by a quota, or wants more than others leave.
+        assert not queue.demand(ledger) or have.fresh_ready < max(GROUPS.values())
+        assert queue.next_turn(ledger) is None
         self.no_lease_was_lost()
 
     def no_lease_was_lost(self) -> None:
@@ -329,7 +463,8 @@ class KeeperMachine(RuleBasedStateMachine):
             if reason is EndReason.DIED:
                 assert last.gone
                 assert last.armed or container in self.used, "never served, never replaced"
-            elif reason is EndReason.EXPIRED:
+            elif reason in (EndReason.EXPIRED, EndReason.LOST):
+                # Lost: it was asked past its time, and its workflow had closed by then.
                 assert self.world.now >= flow.lease.expires_at if flow.lease else True
             else:
                 # Its Wait had gone when the grant came.

@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from greenroom.core import keeper, leases
+from greenroom.core import keeper, leases, news
+from greenroom.core.errors import ClaimTooOldError
 from greenroom.core.ledger import BUDGET_BYTES, SEGMENT, SEGMENTS, Ledger, claim_key
-from greenroom.core.lifecycle import EndReason
+from greenroom.core.lifecycle import EndReason, State
 from greenroom.core.names import ulid
-from tests.builders import NOW, make_config, make_ledger, make_request
+from tests.builders import NOW, add_ready, make_config, make_ledger, make_request
 
 
 def remember(ledger: Ledger, number: int, first: int = 0) -> None:
@@ -50,22 +51,63 @@ def test_memory_is_bounded_and_what_is_forgotten_raises_the_low_water_mark() -> 
     assert ledger.find_ended(f"claim-{SEGMENT}") is not None
 
 
-def test_the_budget_is_kept_by_forgetting_ended_claims_only() -> None:
-    ledger = make_ledger(config=make_config(size={"min": 400, "max": 1000}))
-    ids = iter([ulid(NOW, n) for n in range(400)])
-    keeper.enact(ledger, keeper.plan.Provision(400), NOW, ids)
-    ledger.outbox.clear()
-    for slot in ledger.slots.values():
-        slot.state = keeper.State.READY
-    for n in range(400):
-        leases.claim(ledger, make_request(f"live-{n}", holder="h" * 100), NOW)
+def test_a_thousand_live_leases_fit_the_budget_and_only_ended_ones_are_forgotten() -> None:
+    ledger = make_ledger(config=make_config(size={"min": 1000, "max": 1000}))
+    for n in range(1000):
+        slot = ledger.slots[add_ready(ledger, n << 60, NOW + n + 0.123456)]
+        slot.host, slot.docker_id, slot.seen_seq = "build-host-17.example", f"{n:064x}", 3
+    for n in range(1000):
+        labels = {"task": f"{n:08}", "team": "search"}
+        request = make_request(f"agent-{n:020}", ttl_s=7200, holder="agents-7", labels=labels)
+        leases.claim(ledger, request, NOW + 2000.654321 + n)
         ledger.outbox.clear()
+    assert ledger.size_bytes() <= BUDGET_BYTES
     remember(ledger, 5000)
     assert ledger.size_bytes() > BUDGET_BYTES
     ledger.fit_budget()
     assert ledger.size_bytes() <= BUDGET_BYTES
-    assert all(ledger.slot_of(f"live-{n}") is not None for n in range(400))
     assert ledger.low_water > NOW
+    again = Ledger.model_validate_json(ledger.model_dump_json())
+    assert again == ledger
+    assert len(keeper.live_claims(again)) == 1000
+
+
+def test_a_hundred_thousand_claims_leave_no_more_behind_than_the_memory_holds() -> None:
+    ledger = make_ledger(ready=1)
+    sizes = []
+    for n in range(100_000):
+        now = NOW + n
+        lease = leases.claim(ledger, make_request(f"claim-{n}", issued_at=now), now).lease
+        assert lease is not None
+        slot = ledger.slots[lease.container]
+        news.remove_slot(ledger, slot, EndReason.RELEASED, now)
+        fresh = slot.model_copy(
+            update={"container": ulid(now, n), "state": State.READY, "lease": None, "since": now}
+        )
+        ledger.slots[fresh.container] = fresh
+        ledger.outbox.clear()
+        if n % SEGMENT == 0:
+            sizes.append(ledger.size_bytes())
+    assert max(sizes) <= BUDGET_BYTES
+    assert max(sizes[SEGMENTS:]) <= 1.01 * sizes[SEGMENTS]
+    assert ledger.last_token == 100_000
+    with pytest.raises(ClaimTooOldError):
+        leases.claim(ledger, make_request("claim-0", issued_at=NOW), NOW + 100_000)
+
+
+def test_a_ledger_that_an_earlier_version_wrote_is_read() -> None:
+    ledger = make_ledger(ready=2)
+    lease = leases.claim(ledger, make_request(ttl_s=60), NOW).lease
+    old = ledger.model_dump(mode="json")
+    old["slots"] = {
+        name: {**slot.model_dump(mode="json", exclude={"asked"}), "request_hash": "0" * 16}
+        for name, slot in ledger.slots.items()
+    }
+    waiting = {"request": make_request("c2").model_dump(mode="json"), "request_hash": "0" * 16}
+    old["queue"] = [{**waiting, "since": NOW, "miss_reason": "pool_empty"}]
+    again = Ledger.model_validate(old)
+    assert leases.claim(again, make_request(ttl_s=60), NOW).lease == lease
+    assert leases.claim(again, make_request("c2", wait_s=1), NOW).outcome == "queued"
 
 
 def test_size_is_that_of_the_payload_in_bytes() -> None:

@@ -55,7 +55,18 @@ class FakeHostSide:
     """What arming raises."""
     gate_trouble: str = ""
 
-    def arm(self, lease: Lease, personal: PersonalParts) -> None:
+    beats: list[str] = field(default_factory=list)
+    unfit: GreenroomError | None = None
+    """What checking personal parts raises."""
+
+    def check_personal(self, pool: str, personal: PersonalParts) -> None:
+        if self.unfit is not None:
+            raise self.unfit
+
+    def beat(self, container: str) -> None:
+        self.beats.append(container)
+
+    def arm(self, lease: Lease, personal: PersonalParts | None) -> None:
         if self.dying:
             self.dying -= 1
             self.dead.add(lease.container)
@@ -63,7 +74,8 @@ class FakeHostSide:
             raise self.trouble
         if lease.container in self.dead:
             raise CorpseError(f"container {lease.container} is not running")
-        self.personal[lease.claim_id] = personal
+        if personal is not None:
+            self.personal[lease.claim_id] = personal
         self.slots[lease.container] = SlotRecord(
             container=lease.container,
             pool=lease.pool,
@@ -77,6 +89,7 @@ class FakeHostSide:
                 expires_at=lease.expires_at,
                 policy_armed=True,
                 personal_armed=True,
+                heartbeat_s=lease.heartbeat_s,
             ),
         )
 
@@ -183,14 +196,16 @@ class ApiLab:
 
 
 @contextlib.asynccontextmanager
-async def serving(pool: Pool, root: Path) -> AsyncIterator[ApiLab]:
+async def serving(
+    pool: Pool, root: Path, messages: PoolClient | None = None
+) -> AsyncIterator[ApiLab]:
     """Serve the API for ``pool`` from a state folder of the test's own."""
     paths = StatePaths(root)
     paths.run.mkdir(parents=True)
     host = FakeHostSide(paths)
     decided = Decisions(docker_host=f"unix://{paths.run / ENGINE}")
     settings = Settings(paths, "0" * 16, "fake", decided)
-    state = ApiState(settings, PoolClient(pool.client), host, Metrics())
+    state = ApiState(settings, messages or PoolClient(pool.client), host, Metrics())
     server = uvicorn.Server(local_config(make_app(state)))
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]  # pytest's own
     with listening(paths.api_socket) as listener:

@@ -21,6 +21,7 @@ from greenroom.core.orders import (
     EndInput,
     ExtendInput,
     FoundSnapshot,
+    LastBeat,
     LookInput,
     PlaceInput,
     Placement,
@@ -28,6 +29,7 @@ from greenroom.core.orders import (
     TagInput,
     VerifiedImage,
     VerifyInput,
+    WarnInput,
 )
 from greenroom.core.pool_messages import SnapshotInput
 from greenroom.core.records import Done, SavedWork, SnapshotRecord, Source, StepRecord
@@ -59,6 +61,8 @@ class FakeHost:
     runs: list[RunInput] = field(default_factory=list)
     results: dict[str, RunResult] = field(default_factory=dict)
     """How the command of a claim's Task ends; exit code 0 when it is not named."""
+    silent_s: float | None = None
+    """How long ago the holder of every lease was last heard of; None: never."""
 
     async def _called(self, name: str, subject: str) -> None:
         self.calls.append((name, subject))
@@ -106,7 +110,7 @@ class FakeHost:
             self.find_snapshot, self.start_builder, self.builder_step, self.commit_builder,
             self.verify_image, self.tag_snapshot, self.remove_builder, self.create_container,
             self.clone_in, self.install_in, self.remove_container, self.arm_lease,
-            self.extend_lease, self.close_lease, self.save_work,
+            self.extend_lease, self.warn_lease, self.last_beat, self.close_lease, self.save_work,
         ]  # fmt: skip
 
     def long_activities(self) -> list[Callable[..., object]]:
@@ -195,6 +199,8 @@ class FakeHost:
     async def arm_lease(self, told: ArmInput) -> ArmedLease:
         lease = told.lease
         await self._called("arm_lease", lease.container)
+        if self.armed.get(lease.container, 0) > lease.token:
+            raise ApplicationError("an older token", type="fenced", non_retryable=True)
         if lease.container in self.dead and self.armed.get(lease.container) != lease.token:
             raise ApplicationError("not running", type="corpse", non_retryable=True)
         self.brought[lease.claim_id] = told
@@ -216,7 +222,17 @@ class FakeHost:
     @activity.defn(name="extend_lease")
     async def extend_lease(self, told: ExtendInput) -> ExtendReply:
         await self._called("extend_lease", told.container)
-        return ExtendReply(expires_at=told.expires_at)
+        return ExtendReply(expires_at=told.expires_at, held=told.hold)
+
+    @activity.defn(name="warn_lease")
+    async def warn_lease(self, told: WarnInput) -> Done:
+        await self._called("warn_lease", told.container)
+        return Done()
+
+    @activity.defn(name="last_beat")
+    async def last_beat(self, told: SlotRef) -> LastBeat:
+        await self._called("last_beat", told.container)
+        return LastBeat(age_s=self.silent_s)
 
     @activity.defn(name="close_lease")
     async def close_lease(self, told: EndInput) -> Done:

@@ -104,7 +104,7 @@ async def test_only_what_is_said_to_be_safe_is_started_again(full: Pool) -> None
     once, twice = await start(full, "a"), await start(full, "b", retry={"attempts": 2})
     assert (await once.result()).outcome == "lost"
     second = await twice.result()
-    assert (second.outcome, second.claim_id, second.attempt) == ("exited", "b.2", 2)
+    assert (second.outcome, second.claim_id, second.attempt) == ("exited", "b-2", 2)
     assert [run.lease.claim_id for run in full.host.runs].count("a") == 1
 
 

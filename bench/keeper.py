@@ -1,0 +1,270 @@
+"""Bursts of claims on one keeper, with containers that exist only as words (P5, P8, P9).
+
+    python -m bench.keeper [--containers N]
+
+Everything but Docker is real: Temporal with its file database, once with the settings of
+`greenroom up` and once with its defaults, the workflows in a process of their own, the API on a
+Unix socket, and clients in one process and in twenty.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+from temporalio.client import Client
+from temporalio.contrib.pydantic import pydantic_data_converter
+
+from bench.fake_worker import QUEUE
+from bench.measure import Result, p50, p99, table, timed, timed_await
+from greenroom.client import SAFE_IN_FLIGHT, PoolClient
+from greenroom.core import keeper, plan
+from greenroom.core.config import PoolConfig
+from greenroom.core.ledger import Ledger, Slot
+from greenroom.core.lifecycle import State
+from greenroom.core.messages import ClaimRequest, ReleaseRequest
+from greenroom.core.names import keeper_id
+from greenroom.core.pool_messages import PoolStatus
+from greenroom.core.records import SnapshotRecord, Source
+from greenroom.services import embedded_temporal
+from tests.workflows.api_lab import ApiLab, serving
+from tests.workflows.fake_host import FakeHost
+from tests.workflows.pools import Pool
+from tests.workflows.workers import Workers
+
+BURST = 100
+PROCESSES = 20
+LIFTED = 200
+"""Updates in flight that the API allows itself where the server's limits are lifted."""
+POOL = "bench"
+
+
+@dataclass(frozen=True)
+class Server:
+    """``limits`` names its settings; ``in_flight`` is what our API then allows itself."""
+
+    limits: str
+    address: str
+    in_flight: int
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="bench.keeper", description=__doc__)
+    parser.add_argument("--containers", type=int, default=1000)
+    containers = parser.parse_args().containers
+    results = [planner()]
+    for defaults in (False, True):
+        results += asyncio.run(bursts(defaults=defaults))
+    results += asyncio.run(drain(containers))
+    print(table(results))
+
+
+def planner() -> Result:
+    """P9: one decision over 1,000 containers, facts and all."""
+    source = Source(commit="c", ref="main", mirror="m", dependencies="d", fingerprint="f")
+    record = SnapshotRecord(source=source, image_id="i", image_tag="t", built_at=0, seconds=1)
+    ledger = Ledger(pool=POOL, config=_config(1000), wanted=source, serving=record, look=False)
+    for number in range(1000):
+        slot = Slot(
+            container=f"{number:026d}", state=State.READY, since=0, created_at=0,
+            fingerprint="f", shape=ledger.shape(), commit="c",
+        )  # fmt: skip
+        ledger.slots[slot.container] = slot
+    times = [
+        timed(lambda: plan.decide(keeper.facts(ledger, looking=False), 1.0)) for _ in range(50)
+    ]
+    return Result(
+        "P9", "planner, 1,000 containers", "quiet", p50(times), p99(times), target="≤ 5 ms",
+        met=p50(times) <= 5, samples=50,
+    )  # fmt: skip
+
+
+async def bursts(*, defaults: bool) -> list[Result]:
+    """P5: 100 claims at once on 100 ready containers, from one process and from twenty."""
+    found = []
+    async with _server(defaults=defaults) as server, _lab(server, BURST) as lab:
+        lone = await _alone(lab, 20)
+        for what, claim in (("one process", _one_process), ("20 processes", _many_processes)):
+            await _until(lab.pool, lambda status: status.counts.ready >= BURST)
+            times = await claim(lab)
+            baseline = p50(lone)
+            found.append(
+                Result(
+                    "P5", f"{BURST} claims at once, {what}", f"server with {server.limits}",
+                    p50(times), p99(times), "one claim alone", baseline, p99(times) / baseline,
+                    "all, p99 ≤ 1 s", len(times) == BURST and p99(times) <= 1000, len(times),
+                )
+            )  # fmt: skip
+            await _release_all(lab)
+    return found
+
+
+async def drain(containers: int) -> list[Result]:
+    """P8: how many claims a second one keeper grants while there are ready containers."""
+    async with _server(defaults=False) as server, _lab(server, containers) as lab:
+        client = lab.state.client
+        began = time.perf_counter()
+        requests = [ClaimRequest(claim_id=f"d{number}") for number in range(containers)]
+        times = await asyncio.gather(
+            *(timed_await(client.claim(POOL, request)) for request in requests)
+        )
+        seconds = time.perf_counter() - began
+        await _release_all(lab)
+        status = await _until(lab.pool, lambda now: now.counts.ready >= containers)
+        events = await _keeper_events(lab.pool.client)
+        lives = sum(status.retired.values())
+        rate = containers / seconds
+        return [
+            Result(
+                "P8", f"{containers} claims at once on {containers} ready ({rate:.0f}/s)",
+                "no refill bound", p50(times), p99(times), "200 claims/s",
+                containers / 200 * 1000, rate / 200, "≥ 200/s", rate >= 200, containers,
+            ),
+            Result(
+                "P8", f"keeper events per slot's whole life: {events / max(1, lives):.1f}",
+                f"{lives} lives", 0.0,
+            ),
+        ]  # fmt: skip
+
+
+# ── one lab ──────────────────────────────────────────────────────────────────────────────────
+
+
+@asynccontextmanager
+async def _server(*, defaults: bool) -> AsyncIterator[Server]:
+    with tempfile.TemporaryDirectory(prefix="greenroom-bench-") as folder:
+        port = embedded_temporal.free_port(0, 0)
+        line = [str(embedded_temporal.program()), "server", "start-dev", "--headless"]
+        line += ["--ip", "127.0.0.1", "--port", str(port), "--log-level", "error"]
+        line += ["--db-filename", f"{folder}/temporal.db"]
+        line += embedded_temporal.server_options(limits_lifted=not defaults)
+        process = await asyncio.create_subprocess_exec(
+            *line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            name = "Temporal's defaults" if defaults else "our settings"
+            yield Server(name, f"127.0.0.1:{port}", SAFE_IN_FLIGHT if defaults else LIFTED)
+        finally:
+            process.kill()
+            await process.wait()
+
+
+@asynccontextmanager
+async def _lab(server: Server, containers: int) -> AsyncIterator[ApiLab]:
+    """The API on a Unix socket before a pool of so many ready containers."""
+    client = await _connected(server.address)
+    line = [sys.executable, "-m", "bench.fake_worker", server.address, POOL]
+    worker = await asyncio.create_subprocess_exec(*line)
+    try:
+        host = FakeHost(POOL, QUEUE)
+        pool = Pool(client, host, POOL, _config(containers), Workers(client, host))
+        await pool.configure()
+        await _until(pool, lambda status: status.counts.ready >= containers)
+        with tempfile.TemporaryDirectory(prefix="greenroom-bench-") as folder:
+            messages = PoolClient(client, in_flight=server.in_flight)
+            async with serving(pool, Path(folder), messages) as lab:
+                yield lab
+    finally:
+        worker.terminate()
+        await worker.wait()
+
+
+async def _connected(address: str) -> Client:
+    for _ in range(200):
+        try:
+            return await Client.connect(address, data_converter=pydantic_data_converter)
+        except RuntimeError:
+            await asyncio.sleep(0.05)
+    raise TimeoutError(f"Temporal at {address} did not start")
+
+
+def _config(containers: int) -> PoolConfig:
+    size = {"min": containers, "max": min(1000, 2 * containers)}
+    return PoolConfig.model_validate({"name": POOL, "repo": "/bench", "size": size})
+
+
+async def _alone(lab: ApiLab, count: int) -> list[float]:
+    """Claims one after another, each given back."""
+    async with _http(lab) as http:
+        times = [await timed_await(_claim(http, f"alone-{number}")) for number in range(count)]
+    await _release_all(lab)
+    return times
+
+
+async def _one_process(lab: ApiLab) -> list[float]:
+    async with _http(lab) as http:
+        claims = (_claim(http, f"one-{number}") for number in range(BURST))
+        return list(await asyncio.gather(*map(timed_await, claims)))
+
+
+async def _many_processes(lab: ApiLab) -> list[float]:
+    """Twenty processes with five threads each, which start at the same moment."""
+    line = [sys.executable, "-m", "bench.burst", str(lab.state.paths.api_socket), POOL]
+    share = str(BURST // PROCESSES)
+    started = [
+        await asyncio.create_subprocess_exec(
+            *line, str(number), share,
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        )
+        for number in range(PROCESSES)
+    ]  # fmt: skip
+    for process in started:  # each says that it is ready
+        assert process.stdout is not None
+        await process.stdout.readline()
+    told = await asyncio.gather(*(process.communicate(b"go\n") for process in started))
+    return [took for out, _ in told for took in json.loads(out)]
+
+
+def _http(lab: ApiLab) -> httpx.AsyncClient:
+    return httpx.AsyncClient(
+        transport=httpx.AsyncHTTPTransport(
+            uds=str(lab.state.paths.api_socket), limits=httpx.Limits(max_connections=BURST)
+        ),
+        base_url="http://localhost",
+        timeout=120,
+    )
+
+
+async def _claim(http: httpx.AsyncClient, claim_id: str) -> None:
+    body = {"claim_id": claim_id, "wait_s": 60}
+    answer = await http.post(f"/v1/pools/{POOL}/claims", json=body)
+    answer.raise_for_status()
+
+
+async def _release_all(lab: ApiLab) -> None:
+    status = await lab.pool.status()
+    for slot in status.containers:
+        if slot.claim_id and not slot.ending:
+            lease = await lab.state.client.lease(POOL, slot.claim_id)
+            if lease is not None:
+                order = ReleaseRequest(claim_id=lease.claim_id, token=lease.token, save=False)
+                await lab.state.client.release_by_signal(POOL, order)
+    await _until(lab.pool, lambda now: not any(slot.claim_id for slot in now.containers))
+
+
+async def _until(pool: Pool, wanted: Callable[[PoolStatus], bool]) -> PoolStatus:
+    """Seldom enough that asking is no load."""
+    while not wanted(status := await pool.status()):  # noqa: ASYNC110 - asked of a server
+        await asyncio.sleep(0.5)
+    return status
+
+
+async def _keeper_events(client: Client) -> int:
+    """Events of all runs of the keeper."""
+    query = f'WorkflowId = "{keeper_id(POOL)}"'
+    return sum([found.history_length async for found in client.list_workflows(query)])
+
+
+if __name__ == "__main__":
+    main()
