@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 
 import hypothesis
@@ -23,6 +24,20 @@ def checked() -> Iterator[Recorder]:
     yield recorder
     violations = recorder.check()
     assert not violations, "\n".join(str(violation) for violation in violations)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport() -> Generator[None, object, object]:
+    """No collection of garbage while a failure's source is compiled for its report.
+
+    Python 3.11 fails in that ("AST constructor recursion depth mismatch") when coroutines of
+    workflows are thrown away meanwhile, and the report with it.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 _engine = ExitStack()
