@@ -63,6 +63,7 @@ class Tasks:
     def run_hook(self, asked: HookInput) -> HookResult:
         """Run one claim hook; its end is noted in the lease file. Raises EngineError."""
         with beating():
+            self._beat(asked.lease)
             if asked.brings:
                 self._wait_for_personal(asked.lease)
             record = self._live(asked.lease)

@@ -208,11 +208,27 @@ def test_a_bad_sealed_value_arms_nothing(host: Host, slot: Slot) -> None:
     assert record.lease is None
 
 
+def test_a_members_value_is_sealed_for_its_group_and_opened_once(host: Host, slot: Slot) -> None:
+    one = lease_of(slot).model_copy(update={"claim_id": "g.1", "group": "g", "group_size": 2})
+    key = public_key(host.paths, one.pool)
+    sealed = {"T": key.seal(Content(pool=one.pool, name="T", value=SECRET, claim_id="g"))}
+    Leases(host.ctx).arm_lease(ArmInput(lease=one, sealed=sealed))
+    assert sh(host, slot, "cat /run/greenroom/secrets/T").stdout == SECRET
+    expired = {"T": key.seal(Content(pool=one.pool, name="T", value="x", expires_at=1.0))}
+    passed = one.model_copy(update={"token": one.token + 1, "holder": "bob"})
+    Leases(host.ctx).arm_lease(ArmInput(lease=passed, sealed=expired))
+    record = read_slot(host.paths, slot.container)
+    assert record is not None
+    assert record.lease is not None
+    assert (record.lease.holder, record.lease.personal_armed) == ("bob", True)
+
+
 def test_hooks_run_as_the_holder_and_their_end_stands_in_the_lease_file(
     host: Host, slot: Slot, lease: Lease
 ) -> None:
     def hook(index: int, line: str, last: bool) -> HookInput:
-        return HookInput(lease=lease, index=index, line=line, limit_s=60, last=last)
+        owing = lease.model_copy(update={"heartbeat_s": 60.0})
+        return HookInput(lease=owing, index=index, line=line, limit_s=60, last=last)
 
     def noted() -> tuple[bool, str]:
         record = read_slot(host.paths, slot.container)
@@ -223,6 +239,9 @@ def test_hooks_run_as_the_holder_and_their_end_stands_in_the_lease_file(
     first = Tasks(host.ctx).run_hook(hook(0, 'id -u; echo "$TOKEN"', last=False))
     assert (first.failed, first.tail) == (False, "1000\n[secret]\n")
     assert noted() == (False, "")
+    assert host.paths.slot_beat(slot.container).exists()
+    passed = lease.model_copy(update={"token": lease.token + 1, "holder": "bob"})
+    Leases(host.ctx).arm_lease(ArmInput(lease=passed))  # a transfer does not end them
     second = Tasks(host.ctx).run_hook(hook(1, "echo why; exit 3", last=True))
     assert second.exit_code == 3
     assert noted() == (True, told(second))

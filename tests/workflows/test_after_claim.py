@@ -12,6 +12,7 @@ from greenroom.core.records import Lease
 from greenroom.core.sealed import CLAIM_BYTES, Content
 from greenroom.sealing import PrivateKey
 from tests.workflows.pools import Pool, history_of, refused
+from tests.workflows.test_keeping import transfer
 from workflows.container import Container
 
 PLAIN = "in-the-clear-0815"
@@ -135,6 +136,21 @@ async def test_hooks_run_in_order_and_arm_waits_for_them(pool: Pool) -> None:
     gate.set()
     assert (await asked).armed
     assert (await commands_of(pool, lease.container))[-3:] == ["arm_lease", "run_hook", "run_hook"]
+
+
+async def test_a_transfer_while_they_run_changes_nothing_about_them(pool: Pool) -> None:
+    await hooked(pool)
+    gate = pool.host.gate("run_hook:two")
+    lease = await pool.grant("a", sealed={"T": SEALED})
+    await pool.until_true(lambda: pool.host.subjects("run_hook") == ["one", "two"])
+    assert pool.host.brought["a"].sealed
+    passed = await transfer(pool, lease, "bob")
+    await pool.until_armed(passed)
+    asked = asyncio.create_task(arm(pool, passed))
+    gate.set()
+    assert (await asked).armed
+    assert pool.host.subjects("run_hook") == ["one", "two"]
+    assert pool.host.brought["a"].sealed == {}  # what is there already is not brought again
 
 
 async def test_wait_for_ready_does_not_wait(pool: Pool) -> None:
