@@ -14,7 +14,7 @@ import platform
 import subprocess
 from pathlib import Path
 
-from bench import targets
+from bench import keeper, targets
 from bench.measure import Result, as_json, table
 from bench.stack import running
 
@@ -34,6 +34,7 @@ def main() -> None:
         results.append(targets.refill(stack, size))
         results += targets.command_line(stack, 5 * rounds)
         results += targets.claims(stack, "refill and build", rounds, size)
+    results += keeper.measure(200 if options.quick else 1000)
     print(table(results))
     document = {"machine": _machine(), "results": as_json(results)}
     options.out.write_text(json.dumps(document, indent=1) + "\n")

@@ -62,12 +62,15 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="bench.keeper", description=__doc__)
     parser.add_argument("--containers", type=int, default=1000)
-    containers = parser.parse_args().containers
+    print(table(measure(parser.parse_args().containers)))
+
+
+def measure(containers: int) -> list[Result]:
+    """P5, P8 and P9; ``containers``: how many are claimed at once for P8."""
     results = [planner()]
     for defaults in (False, True):
         results += asyncio.run(bursts(defaults=defaults))
-    results += asyncio.run(drain(containers))
-    print(table(results))
+    return results + asyncio.run(drain(containers))
 
 
 def planner() -> Result:

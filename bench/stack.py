@@ -29,6 +29,8 @@ GREENROOM = Path(sys.executable).with_name("greenroom")
 REQUIREMENTS = ("numpy", "pandas", "scipy", "sympy", "mypy", "hypothesis", "networkx")
 POOL = "bench"
 _PATIENCE_S = 900.0
+_LOOK_S = 0.1
+"""Each look at the pool is a query to its keeper: more often would be a load of its own."""
 
 
 @dataclass
@@ -55,7 +57,7 @@ class Stack:
         while not wanted(self.status()):
             if time.perf_counter() - began > _PATIENCE_S:
                 raise TimeoutError(json.dumps(self.status(), indent=1)[-3000:])
-            time.sleep(0.02)
+            time.sleep(_LOOK_S)
         return time.perf_counter() - began
 
     def full(self, count: int) -> float:

@@ -85,7 +85,7 @@ def first_command(stack: Stack, rounds: int) -> list[Result]:
     """P3 and P4: claim to first command finished, against bare exec and the cold path."""
     ask = ["curl", "-s", "-o", "/dev/null", "--noproxy", "", "-x", "http://127.0.0.1:3128"]
     command = [*ask, "--fail", stack.allowed]
-    whole, bare = [], []
+    whole, bare, first = [], [], []
     for _ in range(rounds):
         stack.full(1)
         ident = next(_ids)
@@ -101,6 +101,10 @@ def first_command(stack: Stack, rounds: int) -> list[Result]:
         docker_id = _docker_id(granted["container"])
         bare.append(timed(lambda d=docker_id: _docker("exec", d, *command)))  # type: ignore[misc]
         stack.give_back(ident)
+        stack.full(1)
+        other = next(_ids)
+        first.append(timed(lambda i=other: _claim_and_run(stack, i)))  # type: ignore[misc]
+        stack.give_back(other)
     cold = timed(lambda: _cold(stack))
     ratio = p50(whole) / p50(bare)
     return [
@@ -109,11 +113,17 @@ def first_command(stack: Stack, rounds: int) -> list[Result]:
             "bare docker exec of the same", p50(bare), ratio, "≤ 1.3", ratio <= 1.3, rounds,
         ),
         Result(
-            "P4", "cold path ÷ claim to first command", "quiet", p50(whole), None,
-            "cold path", cold, cold / p50(whole), "≥ 300 where install takes 25 s",
-            cold / p50(whole) >= 300,
+            "P4", "cold path ÷ claim and `true` in it", "quiet", p50(first), p99(first),
+            "cold path to `true`", cold, cold / p50(first), "≥ 300 where install takes 25 s",
+            cold / p50(first) >= 300, rounds,
         ),
     ]  # fmt: skip
+
+
+def _claim_and_run(stack: Stack, ident: str) -> None:
+    stack.claim(ident)
+    if stream(stack.api, Order(ident, ("true",)), Kept()):
+        raise RuntimeError("`true` failed")
 
 
 def refill(stack: Stack, size: int) -> Result:
@@ -158,11 +168,11 @@ def command_line(stack: Stack, rounds: int) -> list[Result]:
 
 
 def _cold(stack: Stack) -> None:
-    """What everybody does without a pool: run, clone, install, first command."""
+    """What everybody does without a pool: run, clone, install, and then the first command."""
     bundle = os.environ.get("PIP_CERT") or "/etc/ssl/certs/ca-certificates.crt"
     script = (
         "git clone -q /origin work && cd work && python3 -m venv .venv && "
-        ".venv/bin/pip install -q -r requirements.txt && .venv/bin/python app.py"
+        ".venv/bin/pip install -q -r requirements.txt && true"
     )
     _docker(
         "run", "--rm", "--network", "host", "-u", "root", "-w", "/home/agent",
