@@ -34,5 +34,5 @@ def test_a_cancelled_task_is_over_with_its_work_saved(shaken: Shaken) -> None:
     stack.until(lambda _: stack.ok("task", "unwanted", "--json").json["stdout_tail"] == "on\n")
     ended = stack.ok("task", "unwanted", "--cancel", "--wait", "--json").json
     assert ended["state"] == "canceled"
-    assert stack.ok("saved", "unwanted", "--json").json["changed"] == 1
+    assert stack.ok("saved", "show", "unwanted", "--json").json["changed"] == 1
     assert stack.ok("claims", "--json").json == []
