@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from datetime import timedelta
@@ -20,20 +19,21 @@ from activities.context import find_namespace_id, open_context
 from activities.images import Images
 from activities.leases import Leases
 from activities.repos import Repos
+from activities.tasks import Tasks
 from activities.watch import Watch
 from greenroom.client import ensure_watch
-from greenroom.core.names import WORKFLOW_QUEUE, host_queue, place_queue
+from greenroom.core.names import WORKFLOW_QUEUE, host_queue, long_queue, place_queue
 from greenroom.services.settings import Settings, load_settings
 from greenroom.services.temporal_server import connect_config
 from workflows.container import Container
 from workflows.host import Host
 from workflows.pool import PoolKeeper
 from workflows.snapshot import Snapshot
+from workflows.task import Task
 from workflows.wait import Wait
 
-WORKFLOWS = (PoolKeeper, Container, Snapshot, Wait, Host)
-ACTIVITIES = (Repos, Containers, Images, Leases, Watch)  # their methods with @activity.defn
-AT_ONCE = 32
+WORKFLOWS = (PoolKeeper, Container, Snapshot, Wait, Task, Host)
+ACTIVITIES = (Repos, Containers, Images, Leases, Tasks, Watch)  # their methods with @activity.defn
 
 
 def main(part: str = "all") -> None:
@@ -59,8 +59,7 @@ async def serve(settings: Settings, part: str) -> None:
             await running.enter_async_context(flows)
         if part != "workflows":
             await serve_activities(settings, client, running)
-        sys.stdout.write("ready\n")
-        sys.stdout.flush()
+        print("ready", flush=True)  # noqa: T201 - what the supervisor waits for
         await stop.wait()
 
 
@@ -69,11 +68,12 @@ async def serve_activities(settings: Settings, client: Client, running: AsyncExi
     ctx = open_context(settings, await find_namespace_id(client), client)
     hands = [hand for kind in ACTIVITIES for hand in defined_by(kind(ctx))]
     own = host_queue(settings.host)
-    for queue in (place_queue(), own):
-        threads = running.enter_context(ThreadPoolExecutor(AT_ONCE))
+    room = {place_queue(): 32, own: 32, long_queue(own): 256}  # long ones only wait
+    for queue, most in room.items():
+        threads = running.enter_context(ThreadPoolExecutor(most))
         some = Worker(
             client, task_queue=queue, activities=hands, activity_executor=threads,
-            max_concurrent_activities=AT_ONCE, graceful_shutdown_timeout=timedelta(seconds=30),
+            max_concurrent_activities=most, graceful_shutdown_timeout=timedelta(seconds=30),
             max_heartbeat_throttle_interval=timedelta(seconds=1),
         )  # fmt: skip
         await running.enter_async_context(some)

@@ -145,6 +145,7 @@ def plan_slot(ctx: HostContext, registries: Registries, asked: ContainerInput) -
         fingerprint=snapshot.source.fingerprint,
         image_id=str(image["Id"]),
         environment={**person.environment, **registries.plain_environment(config)},
+        hooks=bool(config.hooks.claim) and config.hooks.wait_for == "hooks",
         warn_s=config.lease.warn,
         git_name=config.git.name,
         git_email=config.git.email,

@@ -158,18 +158,7 @@ class Engine:
         run by raising (the process goes on: killing it is the caller's). Raises EngineError when
         the container does not run.
         """
-        body = {
-            "Cmd": list(command.command),
-            "User": command.user,
-            "WorkingDir": command.workdir,
-            "Env": [f"{key}={value}" for key, value in command.environment.items()],
-            "AttachStdout": True,
-            "AttachStderr": True,
-        }
-        made = self._http.json(
-            Call("POST", f"/containers/{command.container}/exec", body=body, timeout_s=30)
-        )
-        ident = made["Id"]
+        ident = self._make_exec(command, attached=True)
         start = Call("POST", f"/exec/{ident}/start", body={"Detach": False}, timeout_s=30)
         frames = _Frames(on_output)
         last_tick = time.monotonic()
@@ -194,6 +183,23 @@ class Engine:
 
         code = self.run(command, keep, tick)
         return Output(code, kept[0].decode(errors="replace"), kept[1].decode(errors="replace"))
+
+    def start_detached(self, command: Exec) -> None:
+        """Start a command that nobody listens to. Raises EngineError."""
+        ident = self._make_exec(command, attached=False)
+        self._http.json(Call("POST", f"/exec/{ident}/start", body={"Detach": True}, timeout_s=30))
+
+    def _make_exec(self, command: Exec, *, attached: bool) -> str:
+        body = {
+            "Cmd": list(command.command),
+            "User": command.user,
+            "WorkingDir": command.workdir,
+            "Env": [f"{key}={value}" for key, value in command.environment.items()],
+            "AttachStdout": attached,
+            "AttachStderr": attached,
+        }
+        call = Call("POST", f"/containers/{command.container}/exec", body=body, timeout_s=30)
+        return str(self._http.json(call)["Id"])
 
     def _exec(self, ident: str) -> Json:
         seen: Json = self._http.json(Call("GET", f"/exec/{ident}/json", timeout_s=10))

@@ -14,6 +14,7 @@ from activities.beats import last_beat_age
 from activities.boundary import beating, boundary
 from activities.containers import exec_environment
 from activities.context import HostContext
+from activities.host_secrets import Wanted, fetch
 from activities.leasefiles import renew_lease_files, write_lease_files
 from activities.making import detach
 from activities.personal import ENV_FILE, Personal, check_personal, write_personal
@@ -67,9 +68,27 @@ class Leases:
     @activity.defn(name="arm_lease", no_thread_cancel_exception=True)
     @boundary
     def arm_lease(self, asked: ArmInput) -> ArmedLease:
-        """The durable driver's part of arming: the policy. Raises CorpseError, FencedError."""
-        arm(self._ctx, asked.lease, None)
+        """The durable driver's part of arming: the policy, and what came sealed or by name.
+
+        Raises CorpseError, FencedError, SecretError, UsageError.
+        """
+        with beating():
+            arm(self._ctx, asked.lease, self._personal(asked))
         return ArmedLease(armed=True)
+
+    def _personal(self, asked: ArmInput) -> Personal | None:
+        """None when the claim brings nothing, or when it is there already."""
+        lease, paths = asked.lease, self._ctx.paths
+        if not asked.sealed and not asked.host_secrets:
+            return None
+        record = read_slot(paths, lease.container)
+        held = record.lease if record is not None else None
+        if held is not None and held.claim_id == lease.claim_id and held.personal_armed:
+            return None
+        # A group's values are sealed for the group: nobody knows its members before it is granted.
+        claim_id = lease.group or lease.claim_id
+        wanted = Wanted(lease.pool, claim_id, asked.sealed, asked.host_secrets)
+        return fetch(paths, wanted, Personal())
 
     @activity.defn(name="extend_lease", no_thread_cancel_exception=True)
     @boundary

@@ -48,6 +48,17 @@ CREATE = ActivityOptions(
     cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
 )
 ARM = ActivityOptions(start_to_close_timeout=timedelta(seconds=10), retry_policy=_FOR_EVER)
+ARM_WITH_SECRETS = ActivityOptions(
+    start_to_close_timeout=timedelta(minutes=3), retry_policy=_FOR_EVER
+)
+# A command runs as long as its lease allows; a try that finds it running follows it, so trying
+# again starts nothing twice.
+RUN = ActivityOptions(
+    start_to_close_timeout=timedelta(days=31),
+    heartbeat_timeout=HEARTBEAT,
+    retry_policy=_FOR_EVER,
+    cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+)
 # Soon given up: the lease's end waits behind it.
 GLANCE = ActivityOptions(
     start_to_close_timeout=timedelta(seconds=10),

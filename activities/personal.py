@@ -18,11 +18,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from greenroom.core.errors import CorpseError, UsageError
 from greenroom.core.paths import StatePaths
+from greenroom.core.sealed import VARIABLE
 from greenroom.core.slotfile import SlotRecord
 from greenroom.gate import syscalls
 
 ENV_FILE = "env"
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@+-]{0,127}")
 _MOST_DEEP = 8
 _PAGE = 4096
@@ -58,7 +58,7 @@ class Personal(BaseModel):
 def check_personal(personal: Personal) -> None:
     """Refuse names that cannot be variables or paths. Raises UsageError; says no values."""
     for name, value in personal.variables().items():
-        if not _VARIABLE.fullmatch(name):
+        if not VARIABLE.fullmatch(name):
             raise UsageError(f"{name!r} cannot name a variable; use letters, digits and _")
         if "\0" in value:
             raise UsageError(f"the value of {name} holds a NUL byte")
@@ -116,6 +116,24 @@ def _writing(paths: StatePaths, record: SlotRecord) -> Iterator[int]:
                 "the personal files are larger than the pool's limits.personal"
             ) from None
         raise
+
+
+def read_secrets(paths: StatePaths, record: SlotRecord) -> dict[str, str]:
+    """The secrets that a claim was given, by name. Raises OSError; none where there are none."""
+    found: dict[str, str] = {}
+    try:
+        with _opened(paths, record) as root:
+            folder = os.open("secrets", _DIRECTORY, dir_fd=root)
+            try:
+                for name in os.listdir(folder):  # noqa: PTH208 - of a descriptor
+                    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+                    with os.fdopen(os.open(name, flags, dir_fd=folder), "rb") as stream:
+                        found[name] = stream.read().decode(errors="replace")
+            finally:
+                os.close(folder)
+    except (FileNotFoundError, CorpseError):
+        pass  # no secrets, or no container any more
+    return found
 
 
 @contextmanager

@@ -160,8 +160,8 @@ def _remove_image(ctx: HostContext, image: OwnImage) -> bool:
 
 
 def _old_files(ctx: HostContext, now: float) -> Iterator[Path]:
-    """Logs past their time, and what was half written when its writer died."""
-    for top in (ctx.paths.saved, ctx.paths.evidence):
+    """Logs and outputs past their time, and what was half written when its writer died."""
+    for top in (ctx.paths.saved, ctx.paths.evidence, ctx.paths.tasks):
         for pool in _names(top):
             for path in (top / pool).iterdir() if (top / pool).is_dir() else ():
                 if (path / SUMMARY).exists():

@@ -166,6 +166,8 @@ def _kind(known: FieldInfo) -> str:
     names = {str: "text", int: "whole number", float: "number", bool: "true or false"}
     if first in names:
         return names[first] + _bounds(known, str)
+    if typing.get_origin(known.annotation) is typing.Literal:
+        return " or ".join(f"`{choice}`" for choice in typing.get_args(known.annotation))
     return "list of text" if typing.get_origin(first) is tuple else "keys and values"
 
 

@@ -9,7 +9,6 @@ from contextlib import suppress
 from datetime import timedelta
 
 from temporalio import workflow
-from temporalio.common import SearchAttributeUpdate
 from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
@@ -30,15 +29,13 @@ with workflow.unsafe.imports_passed_through():
         ReleaseRequest,
         Retire,
     )
-    from greenroom.core.orders import EndInput, LastBeat
+    from greenroom.core.orders import LastBeat
     from greenroom.core.records import Failure, Lease, SavedWork
-    from workflows import failures, preparing
+    from greenroom.core.task_messages import told as told_of
+    from workflows import ending, failures, preparing
     from workflows.held_lease import GRANT_PATIENCE
     from workflows.life import Life, now
     from workflows.outbox import CLAIM, STATE
-
-UNSAVED_KEPT = timedelta(hours=24)
-"""How long a stopped container stays whose work could not be saved."""
 
 
 @workflow.defn(name="Container")
@@ -50,7 +47,6 @@ class Container:
         self._start = start
         self._life = Life(start)
         self._held = self._life.held
-        self._corpse = False
         self._save = True
         self._asked = False
 
@@ -59,12 +55,12 @@ class Container:
         if await self._prepare():
             await self._serve()
         reason = self._life.end or EndReason.LOST
-        await self._finish(reason)
+        await ending.finish(self._life, reason, save=self._save)
         await workflow.wait_condition(
             lambda: workflow.all_handlers_finished() and not self._life.telling
         )
         # With the command that closes the workflow, so that it costs no task of its own.
-        workflow.upsert_search_attributes(self._last_attributes())
+        workflow.upsert_search_attributes(ending.last_attributes(self._life))
         return str(reason)
 
     async def _prepare(self) -> bool:
@@ -139,14 +135,18 @@ class Container:
         A container that is not running and was never armed is a corpse: the keeper gives the
         claim another one. One that was armed has died in its holder's hands.
         """
+        brought = self._life.after.brought
         try:
-            await self._life.on_host.arm(lease)
+            # What it brought is there already when only its holder is another one.
+            await self._life.on_host.arm(lease, None if self._held.served else brought)
         except ActivityError as error:
-            if failures.code_of(error) == "fenced" and await self._transferred(lease):
+            code = failures.code_of(error)
+            if code == "fenced" and await self._transferred(lease):
                 return
-            self._life.end = self._life.end or EndReason.DIED
-            if failures.code_of(error) == "corpse" and not self._held.served:
-                self._corpse = True
+            wrong = brought is not None and code in {"secret", "usage"}
+            self._life.end = self._life.end or (EndReason.REFUSED if wrong else EndReason.DIED)
+            if code == "corpse" and not self._held.served:
+                self._life.corpse = True
                 await self._life.tell("corpse")
             else:
                 self._life.failure = failures.from_activity(error, "arm", now())
@@ -162,6 +162,7 @@ class Container:
         workflow.upsert_search_attributes(
             [STATE.value_set(State.CLAIMED), CLAIM.value_set(lease.claim_id)]
         )
+        await self._life.after.begin(lease)
 
     async def _transferred(self, lease: Lease) -> bool:
         """Whether the host refused ``lease`` because it heard first of its next holder."""
@@ -173,38 +174,6 @@ class Container:
             )
         return self._held.knows(lease.token + 1)
 
-    # ── the end ──────────────────────────────────────────────────────────────────────────────
-
-    async def _finish(self, reason: EndReason) -> None:
-        """Token refused and gate closed, stopped, saved, removed, and the keeper told."""
-        lease = None if self._corpse else self._held.lease
-        end = EndInput(
-            pool=self._start.pool,
-            container=self._start.container,
-            claim_id=lease.claim_id if lease else "",
-            token=lease.token if lease else 0,
-            reason=reason,
-            save=self._save,
-        )
-        if lease is not None:
-            await self._life.tell("ending", reason)
-            await self._life.on_host.close(end)
-            self._life.saved = await self._life.on_host.save(end)
-        if self._life.saved is None or self._life.saved.state != "unsaved":
-            await self._life.on_host.remove()
-        self._life.state = State.RETIRED
-        await self._life.tell("retired", reason)
-        if self._life.saved is not None and self._life.saved.state == "unsaved":
-            workflow.upsert_search_attributes(self._last_attributes())
-            await workflow.sleep(UNSAVED_KEPT, summary="kept for its unsaved work")
-            await self._life.on_host.remove()
-
-    def _last_attributes(self) -> list[SearchAttributeUpdate]:  # type: ignore[type-arg]
-        lease = None if self._corpse else self._held.lease
-        # Here too: a short lease may have ended before it was armed here.
-        held = [CLAIM.value_set(lease.claim_id)] if lease is not None else []
-        return [*self._life.attributes(State.RETIRED), *held]
-
     # ── messages ─────────────────────────────────────────────────────────────────────────────
 
     @workflow.signal(name="claimed")
@@ -214,6 +183,7 @@ class Container:
         An older token changes nothing.
         """
         if self._life.end is None and self._held.take(told.lease, now()):
+            self._life.after.brought = told.brought
             early = self._held.early_release()
             if early is not None:
                 self._begin_end(early)
@@ -233,7 +203,7 @@ class Container:
         """The keeper wants this container gone; a claimed one saves its work first."""
         if self._life.end is None:
             self._life.end = told.reason
-            self._corpse = told.reason is EndReason.DIED and not self._held.served
+            self._life.corpse = told.reason is EndReason.DIED and not self._held.served
 
     @workflow.signal(name="ask")
     def ask(self, told: Ask) -> None:
@@ -258,12 +228,8 @@ class Container:
             await self._live(request.token)
         self._begin_end(request)
         await workflow.wait_condition(lambda: self._life.saved is not None or self._life.is_retired)
-        return ReleaseReply(
-            claim_id=request.claim_id,
-            container=self._start.container,
-            reason=self._life.end or EndReason.RELEASED,
-            saved=self._life.saved or SavedWork(state="discarded", detail="never armed"),
-        )
+        never = SavedWork(state="discarded", detail="never armed")
+        return ending.reply(self._life, request.claim_id, self._life.saved or never)
 
     @release.validator
     def _check_release(self, request: ReleaseRequest) -> None:
@@ -292,13 +258,19 @@ class Container:
 
     @workflow.update(name="arm")
     async def arm(self, request: ArmRequest) -> ArmReply:
-        """Answer when the claim with this token is armed."""
+        """Answer when the claim with this token is armed, and after its hooks where so said."""
         await self._live(request.token)
+        life, after = self._life, self._life.after
         await workflow.wait_condition(
-            lambda: self._held.armed or self._life.end is not None or self._life.is_retired
+            lambda: (self._held.armed and after.ready) or life.end is not None or life.is_retired
         )
         self._refuse_ended()
-        return ArmReply(armed=True)
+        failed = after.failed
+        return ArmReply(
+            armed=True,
+            failed_hook=told_of(failed) if failed else "",
+            hook_tail=failed.tail if failed else "",
+        )
 
     @arm.validator
     def _check_arm(self, request: ArmRequest) -> None:
@@ -331,7 +303,8 @@ class Container:
         if self._life.end is not None:
             lease = self._held.lease
             name = lease.claim_id if lease else self._start.container
-            raise failures.refusal(NotFoundError(f"{name} is ending: {self._life.end}"))
+            why = f" ({self._life.failure.reason})" if self._life.failure else ""
+            raise failures.refusal(NotFoundError(f"{name} is ending: {self._life.end}{why}"))
 
     def _show(self) -> None:
         """What the Temporal UI says of this container; no event."""

@@ -14,6 +14,7 @@ with workflow.unsafe.imports_passed_through():
     from greenroom.core.messages import ContainerInput, ContainerNews, NewsKind
     from greenroom.core.names import keeper_id
     from greenroom.core.records import Failure, SavedWork
+    from workflows.after_claim import AfterClaim
     from workflows.held_lease import HeldLease
     from workflows.on_host import OnHost
     from workflows.outbox import HOST, STATE
@@ -24,17 +25,20 @@ T = TypeVar("T")
 class Life:
     """One container from its creation to its end. ``end`` is set once, and says why it ends.
 
-    ``gone``: the host says that it does not run any more.
+    ``gone``: the host says that it does not run any more; ``corpse``: it did so before its claim
+    could use it, and the claim gets another one.
     """
 
     def __init__(self, start: ContainerInput) -> None:
         self.start = start
         self.on_host = OnHost(start)
         self.held = HeldLease(start.config.lease)
+        self.after = AfterClaim(start, self.on_host)
         self.state = State.CREATING
         self.host = ""
         self.docker_id = ""
         self.gone = False
+        self.corpse = False
         self.end: EndReason | None = None
         self.failure: Failure | None = None
         self.saved: SavedWork | None = None

@@ -7,8 +7,9 @@ from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from activities import options
+    from greenroom.core.brought import Brought
     from greenroom.core.messages import ContainerInput, ExtendReply
-    from greenroom.core.names import place_queue
+    from greenroom.core.names import long_queue, place_queue
     from greenroom.core.orders import (
         ArmedLease,
         ArmInput,
@@ -22,6 +23,7 @@ with workflow.unsafe.imports_passed_through():
         WarnInput,
     )
     from greenroom.core.records import Done, Lease, SavedWork, StepRecord
+    from greenroom.core.task_messages import HookInput, HookResult
     from workflows import failures
 
 
@@ -66,15 +68,29 @@ class OnHost:
             **options.preparing(limit_s),
         )
 
-    async def arm(self, lease: Lease) -> None:
-        """The policy part of arming; code ``corpse`` when the container does not run."""
+    async def arm(self, lease: Lease, brought: Brought | None) -> None:
+        """Arming; code ``corpse`` when the container does not run, ``secret`` for a bad one."""
+        sealed = brought.sealed if brought else {}
+        names = brought.host_secrets if brought else ()
         await workflow.execute_activity(
             "arm_lease",
-            ArmInput(lease=lease),
+            ArmInput(lease=lease, sealed=sealed, host_secrets=names),
             result_type=ArmedLease,
             task_queue=self._queue,
-            **options.ARM,
+            **(options.ARM_WITH_SECRETS if names else options.ARM),
         )
+
+    async def hook(self, asked: HookInput) -> HookResult:
+        """One line of the pool's claim hooks; a line that fails is an answer."""
+        result: HookResult = await workflow.execute_activity(
+            "run_hook",
+            asked,
+            result_type=HookResult,
+            task_queue=long_queue(self._queue),
+            summary=asked.line[:100],
+            **options.RUN,
+        )
+        return result
 
     def begin_warning(self, lease: Lease) -> workflow.ActivityHandle[Done]:
         """Start telling the holder that the lease ends soon."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TypeVar
 
 from temporalio import workflow
@@ -45,6 +46,7 @@ with workflow.unsafe.imports_passed_through():
         SuspendRequest,
     )
     from greenroom.core.records import Failure, Lease, Source
+    from greenroom.core.requests import refuse_plain
     from workflows import failures, outbox
 
 UPDATES_PER_RUN = 1500
@@ -206,6 +208,8 @@ class PoolKeeper:
     @claims.validator
     def _check_claims(self, batch: ClaimBatch) -> None:
         self._refuse_while_draining()
+        for request in batch.requests:  # an accepted batch would stand in the history as it is
+            self._refusing(partial(refuse_plain, request))
 
     @workflow.update(name="transfer")
     def transfer(self, request: TransferRequest) -> TransferReply:

@@ -18,6 +18,7 @@ from greenroom.api import (
     logs,
     pools,
     saved,
+    tasks,
 )
 from greenroom.api.access import RULES, Subject
 from greenroom.api.state import ApiState
@@ -33,6 +34,7 @@ ROUTERS = (
     forward.router,
     pools.router,
     logs.router,
+    tasks.router,
 )
 
 

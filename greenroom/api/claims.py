@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from greenroom.api.granting import ClaimDocument, GroupDocument, Taking, take
 from greenroom.api.leases import find_lease
 from greenroom.api.saved import saved_work
-from greenroom.api.state import PersonalParts, State
+from greenroom.api.state import PersonalParts, State, WantedSecrets
 from greenroom.core.errors import FencedError, NotFoundError, UsageError
 from greenroom.core.lifecycle import EndReason
 from greenroom.core.messages import (
@@ -51,6 +51,8 @@ class ClaimBody(BaseModel):
     files: dict[str, str] = Field(default_factory=dict)
     git_name: str = ""
     git_email: str = ""
+    sealed: dict[str, str] = Field(default_factory=dict)
+    host_secrets: tuple[str, ...] = ()
 
     def request(self) -> ClaimRequest:
         """The part that goes to the keeper."""
@@ -66,6 +68,7 @@ class ClaimBody(BaseModel):
             priority=self.priority,
             count=self.count,
             partial=self.partial,
+            brings=True,
         )
 
     def personal(self) -> PersonalParts:
@@ -113,8 +116,11 @@ async def claim(
 ) -> ClaimDocument | GroupDocument:
     """Grant one armed container, or a group of ``count``, after a wait of at most ``wait_s``."""
     wanted, personal = body.request(), body.personal()
+    # What is wrong with them costs no container.
+    if body.sealed or body.host_secrets:
+        secret = WantedSecrets(pool, wanted.claim_id, body.sealed, body.host_secrets)
+        personal = await asyncio.to_thread(state.host.fetch, secret, personal)
     if personal != PersonalParts():
-        # What is wrong with them costs no container.
         await asyncio.to_thread(state.host.check_personal, pool, personal)
     return await take(
         Taking(

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from activities import beats, leases, slotfiles
+from activities import beats, host_secrets, leases, slotfiles
 from activities.containers import exec_environment
 from activities.context import HostContext, open_context
 from activities.keptpools import kept_config
 from activities.personal import check_personal, room_needed
 from activities.profiles import size_mib
-from greenroom.api.state import PersonalParts
+from greenroom.api.state import PersonalParts, WantedSecrets
 from greenroom.core.errors import GateError, UsageError
 from greenroom.core.records import Lease
 from greenroom.core.slotfile import SlotRecord
+from greenroom.sealing import PublicKey
 from greenroom.services.docker_http import DockerHttp
 from greenroom.services.settings import Settings
 
@@ -36,6 +37,16 @@ class LocalHost:
     def arm(self, lease: Lease, personal: PersonalParts | None) -> None:
         """See ``HostSide``."""
         leases.arm(self.context, lease, None if personal is None else _written(personal))
+
+    def fetch(self, wanted: WantedSecrets, personal: PersonalParts) -> PersonalParts:
+        """See ``HostSide``."""
+        asked = host_secrets.Wanted(**vars(wanted))
+        found = host_secrets.fetch(self.context.paths, asked, _written(personal))
+        return replace(personal, env=found.env, secrets=found.secrets)
+
+    def public_key(self, pool: str) -> PublicKey:
+        """See ``HostSide``."""
+        return host_secrets.public_key(self.context.paths, pool)
 
     def check_personal(self, pool: str, personal: PersonalParts) -> None:
         """See ``HostSide``."""

@@ -10,14 +10,20 @@ from pydantic import BaseModel
 
 from greenroom.api.pools import known_pools
 from greenroom.api.state import ApiState
+from greenroom.client import ANSWER_S
 from greenroom.core.errors import FencedError, NotFoundError
 from greenroom.core.messages import ArmRequest
 from greenroom.core.names import check_claim_id
 from greenroom.core.slotfile import SlotRecord
 
+RUNNING = "running"
+
 
 class FoundLease(BaseModel):
-    """A live lease. ``expires_at`` in epoch seconds."""
+    """A live lease. ``expires_at`` in epoch seconds.
+
+    ``armed``: commands can run. ``hooks``: ``running``, or which claim hook failed.
+    """
 
     state: Literal["claimed"] = "claimed"
     claim_id: str
@@ -30,6 +36,7 @@ class FoundLease(BaseModel):
     armed: bool
     commit: str
     fingerprint: str
+    hooks: str = ""
     heartbeat_s: float = 0.0
     held: bool = False
 
@@ -52,14 +59,25 @@ async def usable_slot(state: ApiState, claim_id: str, token: int | None) -> Slot
     """
     lease = await find_lease(state, claim_id, token=token)
     if not lease.armed:
+        patience = max(0.0, lease.expires_at - time.time()) if lease.hooks else 0.0
         await state.client.arm(
-            lease.container_workflow, ArmRequest(claim_id=claim_id, token=lease.token)
+            lease.container_workflow,
+            ArmRequest(claim_id=claim_id, token=lease.token),
+            within_s=max(ANSWER_S, patience),
         )
     slot = await asyncio.to_thread(state.host.slot, lease.container)
     if slot is None or slot.lease is None or slot.lease.token != lease.token:
         raise NotFoundError(f"claim {claim_id} has ended")
     _check_live(slot, time.time())
     return slot
+
+
+def hooks_of(slot: SlotRecord) -> str:
+    """``running`` while commands wait for the claim's hooks; which one failed; else empty."""
+    lease = slot.lease
+    if lease is None:
+        return ""
+    return RUNNING if slot.hooks and not lease.hooks_done else lease.failed_hook
 
 
 def _check_live(slot: SlotRecord, now: float) -> None:
@@ -86,7 +104,8 @@ def _on_this_host(state: ApiState, claim_id: str) -> FoundLease | None:
         holder=lease.holder,
         token=lease.token,
         expires_at=lease.expires_at,
-        armed=lease.policy_armed,
+        armed=lease.policy_armed and hooks_of(slot) != RUNNING,
+        hooks=hooks_of(slot),
         commit=slot.commit,
         fingerprint=slot.fingerprint,
         heartbeat_s=lease.heartbeat_s,
@@ -106,7 +125,9 @@ async def _from_keepers(state: ApiState, claim_id: str, pool: str) -> FoundLease
             raise answer
         if answer is not None:
             return FoundLease(
-                **answer.model_dump(include=set(FoundLease.model_fields) - {"armed", "state"}),
+                **answer.model_dump(
+                    include=set(FoundLease.model_fields) - {"armed", "hooks", "state"}
+                ),
                 armed=False,
             )
     kept = state.paths.saved.glob(f"*/{claim_id}/saved.json")

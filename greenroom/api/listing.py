@@ -6,9 +6,9 @@ from typing import Literal
 
 from fastapi import APIRouter
 
-from greenroom.api.leases import FoundLease, find_lease
+from greenroom.api.leases import FoundLease, find_lease, hooks_of
 from greenroom.api.pools import statuses
-from greenroom.api.state import State
+from greenroom.api.state import ApiState, State
 from greenroom.client.ended import ended_claim
 from greenroom.core.access import Scope
 from greenroom.core.errors import NotFoundError
@@ -25,9 +25,13 @@ class ShownLease(FoundLease):
 
 
 class LiveClaim(SlotView):
-    """A container that is claimed."""
+    """A container that is claimed.
+
+    ``hooks``: ``running`` while commands wait for the claim's hooks, or which one failed.
+    """
 
     pool: str
+    hooks: str = ""
 
 
 class QueuedClaim(WaitingView):
@@ -45,7 +49,7 @@ async def list_claims(state: State) -> list[LiveClaim | QueuedClaim]:
     """
     pools = await statuses(state)
     live = [
-        LiveClaim(pool=status.pool, **slot.model_dump())
+        LiveClaim(pool=status.pool, **slot.model_dump(), hooks=_hooks(state, slot))
         for status in pools
         for slot in status.containers
         if slot.claim_id
@@ -71,6 +75,11 @@ async def show_claim(claim_id: str, state: State) -> ShownLease | QueuedClaim | 
     if not state.grant.scope.contains(Scope.CLAIM):
         shown.token = None
     return shown
+
+
+def _hooks(state: ApiState, slot: SlotView) -> str:
+    record = state.host.slot(slot.container)
+    return hooks_of(record) if record is not None else ""
 
 
 def _queued(pools: list[PoolStatus]) -> list[QueuedClaim]:

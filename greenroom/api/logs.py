@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from greenroom.api import docker_exec
 from greenroom.api.state import ApiState, State
+from greenroom.core.access import Scope
 from greenroom.core.errors import EngineError, NotFoundError, UsageError
 from greenroom.core.names import check_claim_id, check_pool_name
 from greenroom.core.slotfile import SlotRecord
@@ -41,11 +42,14 @@ async def show(ident: str, state: State, tail: int = 200) -> Logs:
     if tail < 0:
         raise UsageError("tail must be 0 or more lines")
     slot = await asyncio.to_thread(_slot, state, ident)
+    ran = await asyncio.to_thread(_outputs, state, ident, tail)
     if slot is not None and state.grant.sees(slot.pool):
         names = [slot.container, slot.fingerprint]
         parts = await asyncio.to_thread(_files, state.paths.evidence / slot.pool, names, tail)
         own = await _container_log(state, slot, tail)
-        return Logs(pool=slot.pool, container=slot.container, parts=(*parts, *own))
+        return Logs(pool=slot.pool, container=slot.container, parts=(*parts, *own, *ran))
+    if ran:
+        return Logs(pool=Path(ran[0].path).relative_to(state.paths.tasks).parts[0], parts=ran)
     found = await asyncio.to_thread(_evidence, state, ident, tail)
     if found is None or not state.grant.sees(found.pool):
         raise NotFoundError(f"no claim, container or pool {ident} with a log")
@@ -58,6 +62,23 @@ def _slot(state: ApiState, ident: str) -> SlotRecord | None:
     if found is None and _ULID.fullmatch(ident):
         found = state.host.slot(ident)
     return found
+
+
+def _outputs(state: ApiState, claim_id: str, tail: int) -> tuple[LogPart, ...]:
+    """What a claim's Task and hooks printed: for those who could run the command themselves."""
+    if not state.grant.scope.contains(Scope.CLAIM):
+        return ()
+    return tuple(
+        LogPart(
+            name=path.name if path.parent.name == claim_id else f"{path.parent.name} {path.name}",
+            path=str(path),
+            text=last_lines(_end(path), tail),
+        )
+        for folder in sorted(state.paths.tasks.glob(f"*/{claim_id}"))
+        if state.grant.sees(folder.parent.name)
+        for path in sorted((*folder.glob("std*"), *folder.glob("hook-*/std*")))
+        if path.stat().st_size
+    )
 
 
 def _evidence(state: ApiState, ident: str, tail: int) -> Logs | None:

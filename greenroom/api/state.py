@@ -18,6 +18,7 @@ from greenroom.core.paths import StatePaths
 from greenroom.core.records import Lease
 from greenroom.core.slotfile import SlotRecord
 from greenroom.metrics import Metrics
+from greenroom.sealing import PublicKey
 from greenroom.services.settings import Settings
 
 
@@ -35,6 +36,16 @@ class PersonalParts:
     git_email: str = ""
 
 
+@dataclass(frozen=True)
+class WantedSecrets:
+    """What a claim brings sealed, and which secrets of the host it names."""
+
+    pool: str
+    claim_id: str
+    sealed: dict[str, str] = field(default_factory=dict)
+    host_secrets: tuple[str, ...] = ()
+
+
 class HostSide(Protocol):
     """The lease files and containers of this host. Every method is quick and blocking."""
 
@@ -49,6 +60,15 @@ class HostSide(Protocol):
 
     def beat(self, container: str) -> None:
         """Note that a container's holder is there."""
+
+    def fetch(self, wanted: WantedSecrets, personal: PersonalParts) -> PersonalParts:
+        """``personal`` with what was sealed, and the host's own secrets.
+
+        Raises SecretError, UsageError, BackendError.
+        """
+
+    def public_key(self, pool: str) -> PublicKey:
+        """What values for a pool are sealed with; made on first use."""
 
     def slot_of_claim(self, claim_id: str) -> SlotRecord | None:
         """The record of the container that a claim holds or held here."""

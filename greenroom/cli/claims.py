@@ -45,6 +45,9 @@ def _list(found: list[dict[str, Any]]) -> None:
         ],
         ("claim", "pool", "holder", "left", "age", "container"),
     )
+    for claim in live:
+        if claim["hooks"] not in ("", "running"):
+            say(f"{claim['claim_id']}: {claim['hooks']} (greenroom logs {claim['claim_id']})")
     queue(found)
 
 

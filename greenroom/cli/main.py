@@ -32,6 +32,7 @@ COMMANDS = {
     "forward": "Reach a port of a claimed container from here.",
     "shell": "Open a shell in a claimed container.",
     "run": "Claim, run one command, release.",
+    "task": "Show a detached command.",
     "extend": "Lengthen a claim.",
     "heartbeat": "Say that a claim's holder is there.",
     "hold": "Keep a claim for debugging.",
@@ -44,6 +45,7 @@ COMMANDS = {
     "resize": "Change how many ready containers a pool keeps.",
     "refresh": "Bring a pool to the newest commit now.",
     "doctor": "Check the machine and this install.",
+    "seal": "Seal a secret for one pool.",
     "schema": "Print the JSON Schema of pool files.",
     "token": "Make, list and revoke tokens of the API.",
     "services": "Show the processes of this install, or restart one.",
@@ -69,7 +71,7 @@ LOCAL = (
 )
 """Commands for the machine itself; a GREENROOM_URL they do not look at."""
 
-PLANNED = ("egress", "audit", "simulate", "drain", "seal")
+PLANNED = ("egress", "audit", "simulate", "drain")
 """Commands that the design names and this version does not have."""
 
 _PASSING = ("exec", "run", "shell")

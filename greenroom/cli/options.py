@@ -66,6 +66,14 @@ def claim_options(function: F) -> F:
             "--secret", multiple=True, metavar="NAME=@FILE", help="A secret, read from a file."
         ),
         click.option(
+            "--sealed", multiple=True, metavar="NAME=VALUE",
+            help="A secret from `greenroom seal`; =@FILE reads it from a file.",
+        ),
+        click.option(
+            "--host-secret", "host_secrets", multiple=True, metavar="NAME",
+            help="A secret of the host, by its name in secrets.yaml.",
+        ),
+        click.option(
             "--file", "files", multiple=True, metavar="[NAME=]PATH",
             help="A file for /run/greenroom/files.",
         ),
@@ -107,6 +115,8 @@ def claim_body(wanted: dict[str, Any]) -> dict[str, Any]:
         "partial": wanted.get("partial", False),
         "env": environment(wanted["env"]),
         "secrets": {name: text.decode() for name, text in _secrets(wanted["secret"])},
+        "sealed": dict(_sealed(wanted["sealed"])),
+        "host_secrets": wanted["host_secrets"],
         "files": dict(_files(wanted["files"])),
         "git_name": wanted["git_name"],
         "git_email": wanted["git_email"],
@@ -161,6 +171,14 @@ def _secrets(texts: tuple[str, ...]) -> list[tuple[str, bytes]]:
             raise UsageError(f"--secret {name}: {value[1:]} is not UTF-8; use --file") from None
         found.append((name, content))
     return found
+
+
+def _sealed(texts: tuple[str, ...]) -> list[tuple[str, str]]:
+    return [
+        (name, _read(Path(value[1:]), "--sealed").decode().strip() if value[0] == "@" else value)
+        for name, value in pairs(texts, "--sealed").items()
+        if value
+    ]
 
 
 def _files(texts: tuple[str, ...]) -> list[tuple[str, str]]:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
@@ -189,6 +189,23 @@ class Timeouts(_Strict):
     install: Seconds = Field(1800, ge=1, description="each install or sync line")
     build: Seconds = Field(1800, ge=1, description="each build line")
     verify: Seconds = Field(900, ge=1, description="each verify line")
+    hook: Seconds = Field(300, ge=1, description="each claim hook")
+
+
+class Hooks(_Strict):
+    """What runs in a container once it is claimed, as its user and with the claimed policy."""
+
+    claim: tuple[str, ...] = Field((), description="lines run in a container once it is claimed")
+    wait_for: Literal["ready", "hooks"] = Field(
+        "hooks", description="`exec` waits for the claim's lines (`hooks`) or does not (`ready`)"
+    )
+
+    @field_validator("claim", mode="before")
+    @classmethod
+    def _claim_lines(cls, value: object) -> object:
+        if isinstance(value, str):
+            raise ValueError("write a list of lines, such as [make seed]")  # noqa: TRY004 pydantic's way
+        return value
 
 
 class PoolConfig(_Strict):
@@ -218,6 +235,7 @@ class PoolConfig(_Strict):
     network: Network = Field(default_factory=lambda: Network(provision=(), task=()))
     limits: Limits = Field(default_factory=Limits)
     timeouts: Timeouts = Field(default_factory=Timeouts)
+    hooks: Hooks = Field(default_factory=lambda: Hooks(claim=(), wait_for="hooks"))
     trust_host_ca: bool = Field(False, description="bring the host's CA bundle in")
 
     @field_validator("name")

@@ -3,6 +3,7 @@
     GreenroomError
     ├── UsageError            what was given is wrong             exit 2    HTTP 400
     │   ├── PoolFileError     … in a pool file: file, line, value
+    │   ├── SecretError       … a sealed value or a host secret cannot be had
     │   ├── PlannedError      … designed, but not built yet
     │   ├── TooLargeError     … larger than what is taken here         HTTP 413
     │   ├── SlowRequestError  … it does not arrive                     HTTP 408
@@ -69,6 +70,12 @@ class PoolFileError(UsageError):
     """A pool file is wrong; the message starts with ``file:line``."""
 
     code = "pool_file"
+
+
+class SecretError(UsageError):
+    """A sealed value does not open for this claim, or a host secret is not for it."""
+
+    code = "secret"
 
 
 class PlannedError(UsageError):

@@ -5,10 +5,12 @@ from __future__ import annotations
 from greenroom.core.ledger import Ledger, Slot, Waiting
 from greenroom.core.lifecycle import EndReason, Event
 from greenroom.core.messages import (
+    CancelClaim,
     Claimed,
     ClaimReply,
     ClaimRequest,
     Queued,
+    ReleaseReply,
     ReleaseRequest,
     Retire,
     WaitInput,
@@ -16,7 +18,7 @@ from greenroom.core.messages import (
 )
 from greenroom.core.names import container_workflow_id, member_id, wait_workflow_id
 from greenroom.core.queue import ready_slots, views
-from greenroom.core.records import Lease, MissReason
+from greenroom.core.records import Lease, MissReason, SavedWork
 from greenroom.core.requests import asked_by
 
 
@@ -64,19 +66,28 @@ def _lease(ledger: Ledger, waiting: Waiting, claim_id: str, now: float) -> Lease
         expires_at=now + (request.ttl_s or ledger.config.lease.ttl),
         token=ledger.next_token(),
         labels=request.labels,
-        heartbeat_s=request.heartbeat_s or ledger.config.lease.heartbeat,
+        heartbeat_s=_heartbeat(ledger, request),
         group=waiting.group,
         group_size=waiting.group_size,
     )
     slot.lease, slot.transferred_from = lease, 0
+    # Only hooks wait for the API's part.
+    brings = request.brings and bool(ledger.config.hooks.claim)
+    slot.brought = request.model_copy(update={"brings": brings}).brought()
     slot.sent_seq += 1
-    tell_container(ledger, slot, "claimed", Claimed(seq=slot.sent_seq, lease=lease))
+    told = Claimed(seq=slot.sent_seq, lease=lease, brought=slot.brought)
+    tell_container(ledger, slot, "claimed", told)
     return lease
+
+
+def _heartbeat(ledger: Ledger, request: ClaimRequest) -> float:
+    """What the claim asks for, else the pool's, which is for holders that can vanish."""
+    return request.heartbeat_s or (0.0 if request.reply_to else ledger.config.lease.heartbeat)
 
 
 def retire_corpse(ledger: Ledger, slot: Slot, now: float) -> None:
     """Take the lease off a dead container and have it cleaned up."""
-    slot.lease = None
+    slot.lease = slot.brought = None
     slot.ending, slot.since = EndReason.DIED, now
     slot.sent_seq += 1
     tell_container(ledger, slot, "retire", Retire(seq=slot.sent_seq, reason=EndReason.DIED))
@@ -92,16 +103,19 @@ def queued(ledger: Ledger, waiting: Waiting, now: float) -> ClaimReply:
         queued=Queued(
             position=view.position,
             eta_s=view.eta_s,
-            wait_workflow=wait_workflow_id(ledger.pool, claim_id),
+            wait_workflow=_waiting_workflow(ledger, waiting.request),
             miss_reason=reason,
         ),
     )
 
 
 def start_wait(ledger: Ledger, request: ClaimRequest) -> None:
-    """Start the workflow that stands for a waiting claim."""
+    """Start the workflow that stands for a waiting claim; its ``reply_to`` stands for itself."""
+    if request.reply_to:
+        return
     ident = wait_workflow_id(ledger.pool, request.claim_id)
-    ledger.post("start", ident, "Wait", WaitInput(pool=ledger.pool, request=request))
+    light = request.model_copy(update={"sealed": {}, "host_secrets": ()})  # not a Wait's business
+    ledger.post("start", ident, "Wait", WaitInput(pool=ledger.pool, request=light))
 
 
 def tell_container(
@@ -112,6 +126,21 @@ def tell_container(
     ledger.post("signal", ident, name, message)
 
 
-def tell_wait(ledger: Ledger, claim_id: str, verdict: WaitVerdict) -> None:
-    """Signal the workflow that stands for a waiting claim."""
-    ledger.post("signal", wait_workflow_id(ledger.pool, claim_id), "verdict", verdict)
+def tell_wait(ledger: Ledger, claim: ClaimRequest | CancelClaim, verdict: WaitVerdict) -> None:
+    """Signal the workflow that stands for a claim: its ``Wait``, or its ``reply_to``."""
+    ledger.post("signal", _waiting_workflow(ledger, claim), "verdict", verdict)
+
+
+def tell_ended(ledger: Ledger, slot: Slot, reason: EndReason) -> None:
+    """Word to a claim's ``reply_to`` where the container's own workflow cannot say it."""
+    if slot.lease is None or slot.brought is None or not slot.brought.reply_to:
+        return
+    never = SavedWork(state="discarded", detail="the container's workflow is gone, or never knew")
+    news = ReleaseReply(
+        claim_id=slot.lease.claim_id, container=slot.container, reason=reason, saved=never
+    )
+    ledger.post("signal", slot.brought.reply_to, "ended", news)
+
+
+def _waiting_workflow(ledger: Ledger, claim: ClaimRequest | CancelClaim) -> str:
+    return claim.reply_to or wait_workflow_id(ledger.pool, claim.claim_id)

@@ -23,6 +23,7 @@ from greenroom.core.grants import (
     retire_corpse,
     start_wait,
     tell_container,
+    tell_ended,
     tell_wait,
 )
 from greenroom.core.known import NOT_BY_CHOICE, entry, known_answer
@@ -44,7 +45,7 @@ from greenroom.core.names import check_claim_id, check_holder
 from greenroom.core.plan import STREAK_LIMIT
 from greenroom.core.queue import count_passed, held_back, live_leases, next_turn, ready_slots
 from greenroom.core.records import MissReason
-from greenroom.core.requests import check_cargo, check_count, check_free, impossible
+from greenroom.core.requests import check_brought, check_cargo, check_count, check_free, impossible
 
 __all__ = [
     "cancel",
@@ -86,6 +87,7 @@ def check_request(ledger: Ledger, request: ClaimRequest) -> None:
     check_holder(request.holder)
     if len(json.dumps(request.labels)) > LABEL_BYTES:
         raise UsageError(f"labels take more than {LABEL_BYTES} bytes")
+    check_brought(request)
     check_count(ledger, request)
 
 
@@ -131,18 +133,22 @@ def _answer(ledger: Ledger, request: ClaimRequest, now: float) -> ClaimAnswer:
 
 
 def claim_with_wait(ledger: Ledger, request: ClaimRequest, now: float) -> None:
-    """A claim by Signal: the answer, whatever it is, becomes the result of its Wait."""
+    """A claim by Signal: the answer, whatever it is, becomes the result of its Wait.
+
+    With ``reply_to`` there is no Wait: that workflow is told.
+    """
     patient = request.model_copy(update={"wait_s": request.wait_s or SIGNAL_PATIENCE_S})
     try:
         reply = claim(ledger, patient, now)
     except GreenroomError as error:
         start_wait(ledger, patient)
-        tell_wait(ledger, request.claim_id, WaitVerdict(detail=f"{error.code}: {error.message}"))
+        refused = WaitVerdict(detail=f"{error.code}: {error.message}", code=error.code)
+        tell_wait(ledger, request, refused)
         return
     if reply.outcome == "granted":
         start_wait(ledger, patient)
         verdict = WaitVerdict(lease=reply.lease, leases=reply.leases)
-        tell_wait(ledger, request.claim_id, verdict)
+        tell_wait(ledger, request, verdict)
 
 
 def grant_waiting(ledger: Ledger, now: float) -> None:
@@ -155,7 +161,8 @@ def grant_waiting(ledger: Ledger, now: float) -> None:
         if why:
             _unqueue(ledger, waiting)
             bump(ledger.counters.refused, "cancelled", waiting.request.count)
-            tell_wait(ledger, waiting.request.claim_id, WaitVerdict(detail=f"usage: {why}"))
+            refused = WaitVerdict(detail=f"usage: {why}", code=UsageError.code)
+            tell_wait(ledger, waiting.request, refused)
     while ledger.queue:
         turn = next_turn(ledger)
         if turn is None:
@@ -170,7 +177,7 @@ def grant_waiting(ledger: Ledger, now: float) -> None:
             if waiting.request.count == 1
             else WaitVerdict(leases=granted)
         )
-        tell_wait(ledger, waiting.request.claim_id, verdict)
+        tell_wait(ledger, waiting.request, verdict)
 
 
 def _unqueue(ledger: Ledger, waiting: Waiting) -> None:
@@ -205,16 +212,19 @@ def cancel(ledger: Ledger, request: CancelClaim, now: float) -> None:
             bump(ledger.counters.refused, str(request.reason), waiting.request.count)
             detail = f"{waiting.miss_reason} for {now - waiting.since:.0f} s"
             verdict = WaitVerdict(reason=request.reason, detail=detail)
-            tell_wait(ledger, request.claim_id, verdict)
+            tell_wait(ledger, waiting.request, verdict)
             return
-    held = [slot.lease for slot in ledger.slots_of(request.claim_id) if slot.lease is not None]
+    slots = ledger.slots_of(request.claim_id)
+    held = [slot.lease for slot in slots if slot.lease is not None]
+    if slots and slots[0].brought is not None and not request.reply_to:
+        request = request.model_copy(update={"reply_to": slots[0].brought.reply_to})
     if not held:
         verdict = WaitVerdict(reason=request.reason)
     elif held[0].claim_id == request.claim_id:
         verdict = WaitVerdict(lease=held[0])
     else:
         verdict = WaitVerdict(leases=tuple(held))
-    tell_wait(ledger, request.claim_id, verdict)
+    tell_wait(ledger, request, verdict)
 
 
 def regrant(ledger: Ledger, slot: Slot, now: float) -> None:
@@ -228,6 +238,7 @@ def regrant(ledger: Ledger, slot: Slot, now: float) -> None:
         return  # released, for example: nobody wants another one
     if ledger.suspended is not None:
         ledger.remember_ended(lease.claim_id, slot.container, EndReason.DIED, now)
+        tell_ended(ledger, slot, EndReason.DIED)
         retire_corpse(ledger, slot, now)
         return
     request = ClaimRequest(
@@ -238,6 +249,7 @@ def regrant(ledger: Ledger, slot: Slot, now: float) -> None:
         wait_s=max(60.0, lease.expires_at - now),
         heartbeat_s=lease.heartbeat_s,
         priority=slot.asked.priority if slot.asked else 0,
+        **(slot.brought.model_dump() if slot.brought else {}),
     )
     ledger.arrivals += 1
     waiting = Waiting(

@@ -19,6 +19,7 @@ from pydantic import (
     field_validator,
 )
 
+from greenroom.core.brought import Brought
 from greenroom.core.config import PoolConfig
 from greenroom.core.lifecycle import EndReason, Event, State, next_state
 from greenroom.core.messages import ClaimRequest
@@ -60,6 +61,7 @@ class Slot(BaseModel):
     docker_id: str = ""
     lease: Lease | None = None
     asked: Asked | None = None
+    brought: Brought | None = None
     transferred_from: int = 0
     """The token before the lease's present one, when it was transferred."""
     ending: EndReason | None = None
@@ -214,6 +216,8 @@ class Ledger(BaseModel):
     def shape(self) -> str:
         """A hash of what a container fixes at its creation besides its snapshot."""
         fixed = {"limits", "network", "env", "trust_host_ca"}
+        if self.config.hooks.claim:
+            fixed.add("hooks")
         text = self.config.model_dump_json(include=fixed)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 

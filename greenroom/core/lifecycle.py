@@ -62,6 +62,7 @@ class EndReason(StrEnum):
     CANCELLED = "cancelled"
     TIMED_OUT = "timed_out"
     ABANDONED = "abandoned"
+    REFUSED = "refused"
 
 
 class IllegalTransitionError(ValueError):

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from greenroom.core.brought import Brought, in_the_clear
 from greenroom.core.config import PoolConfig
 from greenroom.core.lifecycle import EndReason
 from greenroom.core.records import Failure, Lease, Message, MissReason, SavedWork, SnapshotRecord
@@ -54,6 +55,7 @@ class Claimed(Message):
     seq: int
     lease: Lease
     transferred: bool = False
+    brought: Brought | None = None
 
 
 class ReleaseRequest(Message):
@@ -132,7 +134,19 @@ class ArmRequest(Message):
 
 
 class ArmReply(Message):
+    """``failed_hook`` and ``hook_tail``: which claim hook failed, and the end of its output."""
+
     armed: bool
+    failed_hook: str = ""
+    hook_tail: str = ""
+
+
+class ArmedNews(Message):
+    """Signal ``armed`` to the ``reply_to`` of a claim: commands can run now."""
+
+    claim_id: str
+    token: int
+    failed_hook: str = ""
 
 
 class ClaimRequest(Message):
@@ -142,8 +156,10 @@ class ClaimRequest(Message):
     ``priority`` (-100 to 100) goes first. ``count`` above 1 asks for a group: all at once or,
     ``partial``, what is there, at least one; its members are claims of their own,
     ``<claim_id>.1`` and so on. ``corpse`` names the container of this claim (of its ``member``)
-    that was found dead, with ``corpse_token``. Two requests under one id must agree in holder,
-    ttl_s, heartbeat_s, labels, priority, count and partial.
+    that was found dead, with ``corpse_token``. ``reply_to`` is a workflow that gets Signals
+    ``verdict`` (in place of a ``Wait``), ``armed`` and ``ended``. ``plain`` is filled when the
+    request carries ``env``, ``secrets`` or ``files``: it is refused. Two requests under one id must
+    agree in holder, ttl_s, heartbeat_s, labels, priority, count, partial, sealed and host_secrets.
     """
 
     claim_id: str
@@ -160,6 +176,26 @@ class ClaimRequest(Message):
     count: int = 1
     partial: bool = False
     member: int = 0
+    sealed: dict[str, str] = Field(default_factory=dict)
+    host_secrets: tuple[str, ...] = ()
+    reply_to: str = ""
+    brings: bool = False
+    plain: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _forget_secrets(cls, given: object) -> object:
+        return in_the_clear(given, ("env", "secrets", "files"))
+
+    def brought(self) -> Brought | None:
+        """What must follow the claim to whatever container it gets; None for nothing."""
+        found = Brought(
+            sealed=self.sealed,
+            host_secrets=self.host_secrets,
+            reply_to=self.reply_to,
+            brings=self.brings,
+        )
+        return None if found == Brought() else found
 
 
 class Queued(Message):
@@ -216,12 +252,16 @@ class WaitInput(Message):
 
 
 class WaitVerdict(Message):
-    """Signal ``verdict`` to a Wait, and its result: a lease (a group's ``leases``), or why not."""
+    """Signal ``verdict`` to a Wait, and its result: a lease (a group's ``leases``), or why not.
+
+    ``code`` is that of the error by which the claim was refused.
+    """
 
     lease: Lease | None = None
     reason: EndReason | None = None
     detail: str = ""
     leases: tuple[Lease, ...] = ()
+    code: str = ""
 
     def granted(self) -> tuple[Lease, ...]:
         """Every lease that it brings."""
@@ -233,6 +273,7 @@ class CancelClaim(Message):
 
     claim_id: str
     reason: EndReason = EndReason.CANCELLED
+    reply_to: str = ""
 
 
 class EndedClaim(Message):

@@ -80,6 +80,10 @@ def wait_workflow_id(pool: str, claim_id: str) -> str:
     return f"greenroom/wait/{pool}/{claim_id}"
 
 
+def task_workflow_id(pool: str, claim_id: str) -> str:
+    return f"greenroom/task/{pool}/{claim_id}"
+
+
 def host_workflow_id(host: str) -> str:
     return f"greenroom/host/{host}"
 
@@ -87,6 +91,11 @@ def host_workflow_id(host: str) -> str:
 def host_queue(host: str) -> str:
     """The task queue that only this host's worker polls."""
     return f"greenroom/host/{host}"
+
+
+def long_queue(queue: str) -> str:
+    """Where a host takes what may run for hours, so that nothing quick has to wait behind it."""
+    return f"{queue}/long"
 
 
 def place_queue() -> str:

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from greenroom.core import leases
+from greenroom.core.grants import tell_ended
 from greenroom.core.ledger import TIMINGS, Ledger, OutboxEntry, Slot, Streak, bump
 from greenroom.core.lifecycle import PREPARING, EndReason, Event, State
-from greenroom.core.messages import (
-    Ask,
-    ContainerNews,
-    ReleaseRequest,
-    Retire,
-)
+from greenroom.core.messages import Ask, ContainerNews, ReleaseRequest, Retire
 from greenroom.core.names import container_workflow_id, snapshot_workflow_id
 from greenroom.core.plan import backoff
 from greenroom.core.pool_messages import SnapshotNews
@@ -28,8 +24,17 @@ _ON_THE_WAY: tuple[tuple[State, Event], ...] = (
     (State.INSTALLING, Event.INSTALLED),
 )
 _BROKEN = (EndReason.FAILED, EndReason.DIED, EndReason.LOST, EndReason.STUCK)
-_OF_ITS_OWN = (EndReason.FAILED, EndReason.DIED, EndReason.EXPIRED, EndReason.ABANDONED)
-"""Ends that a container knows better than the keeper, which may have meant another one."""
+_OF_ITS_OWN = (
+    EndReason.FAILED,
+    EndReason.DIED,
+    EndReason.EXPIRED,
+    EndReason.ABANDONED,
+    EndReason.REFUSED,
+)
+"""Ends that a container knows better than the keeper, which may have meant another one.
+
+REFUSED: what the claim brought was wrong, not the container.
+"""
 _REACHES = {"created": State.CLONING, "cloned": State.INSTALLING, "installed": State.READY}
 
 
@@ -91,7 +96,7 @@ def _retired(ledger: Ledger, slot: Slot, news: ContainerNews, now: float) -> Non
     failure = news.failure
     if failure is None and slot.state in PREPARING and reason in _BROKEN:
         failure = Failure(step=slot.state, reason=f"the container ended: {reason}", at=now)
-    if failure is not None:
+    if failure is not None and reason is not EndReason.REFUSED:
         ledger.counters.failures += 1
         served = ledger.serving.source.fingerprint if ledger.serving else None
         if failure.step == IMAGE_GONE_STEP and slot.fingerprint == served:
@@ -164,24 +169,25 @@ def undeliverable(ledger: Ledger, entry: OutboxEntry, now: float) -> None:
     name = ident.partition("/")[2]
     if entry.payload.get("transferred"):
         return  # it knew of its lease: its own end is on its way, or it is asked past its time
-    if kind == "container" and name in ledger.slots:
+    if entry.name == "verdict":
+        _give_back(ledger, entry, now)
+    elif kind == "container" and name in ledger.slots:
         slot = ledger.slots[name]
         if entry.name == "claimed" and slot.ending is None:
             leases.regrant(ledger, slot, now)  # it never knew of its lease
+        tell_ended(ledger, slot, slot.ending or EndReason.LOST)
         remove_slot(ledger, slot, slot.ending or EndReason.LOST, now)
         leases.grant_waiting(ledger, now)
     elif kind == "snapshot" and ledger.build and ledger.build.source.fingerprint == name:
         failure = Failure(step="build", reason="the build's workflow is gone", at=now)
         hear_snapshot(ledger, SnapshotNews(fingerprint=name, failure=failure), now)
-    elif kind == "wait":
-        _give_back(ledger, name, entry, now)
 
 
-def _give_back(ledger: Ledger, claim_id: str, entry: OutboxEntry, now: float) -> None:
+def _give_back(ledger: Ledger, entry: OutboxEntry, now: float) -> None:
     """Nobody is waiting for this grant any more: nobody will use its containers."""
     told = [entry.payload.get("lease"), *entry.payload.get("leases", ())]
     granted = {lease["token"] for lease in told if lease}
-    for slot in ledger.slots_of(claim_id):
+    for slot in ledger.slots.values():
         lease = slot.lease
         if lease is not None and lease.token in granted:
             gone = ReleaseRequest(

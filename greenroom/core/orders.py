@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from greenroom.core.config import PoolConfig
 from greenroom.core.lifecycle import EndReason
 from greenroom.core.pool_messages import SnapshotInput
@@ -93,7 +95,11 @@ class SlotRef(Message):
 
 
 class ArmInput(Message):
+    """``sealed`` and ``host_secrets`` are opened and fetched on the host, and nowhere else."""
+
     lease: Lease
+    sealed: dict[str, str] = Field(default_factory=dict)
+    host_secrets: tuple[str, ...] = ()
 
 
 class ArmedLease(Message):

@@ -46,6 +46,18 @@ class StatePaths:
         return self.root / "evidence"
 
     @property
+    def tasks(self) -> Path:
+        return self.root / "tasks"
+
+    @property
+    def keys(self) -> Path:
+        return self.root / "keys"
+
+    @property
+    def host_secrets(self) -> Path:
+        return self.root / "secrets.yaml"
+
+    @property
     def personal_root(self) -> Path:
         return self.root / "personal"
 
@@ -113,6 +125,14 @@ class StatePaths:
     def saved_claim(self, pool: str, claim_id: str) -> Path:
         """The folder with the work that one claim left."""
         return self.saved / pool / claim_id
+
+    def task(self, pool: str, claim_id: str) -> Path:
+        """The folder with the output of one claim's Task and hooks."""
+        return self.tasks / pool / claim_id
+
+    def pool_key(self, pool: str) -> Path:
+        """The private key that opens what was sealed for one pool."""
+        return self.keys / f"{pool}.key"
 
     def build_log(self, pool: str, name: str) -> Path:
         """The output of preparing one snapshot or container."""

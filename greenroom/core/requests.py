@@ -1,10 +1,12 @@
-"""Claim requests: whether two under one id are the same, and the ids of a group's members."""
+"""Claim requests: what one may bring, and whether two under one id are the same."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 
+from greenroom.core import sealed
+from greenroom.core.brought import Brought
 from greenroom.core.errors import ConflictError, UsageError
 from greenroom.core.ledger import Asked, Ledger, Slot, Waiting
 from greenroom.core.messages import ClaimRequest
@@ -13,12 +15,32 @@ from greenroom.core.names import check_claim_id, member_id, member_of
 PLAIN_BYTES = 200
 CARGO_BYTES = 384 * 1024
 """What all claims may carry together; one with at most PLAIN_BYTES is always taken."""
+WORKFLOW_ID_CHARACTERS = 1000
 _TEXT = 80
 """Characters of a value that an error shows."""
 
 
+def check_brought(request: ClaimRequest) -> None:
+    """Refuse what a claim must not bring. Raises UsageError, SecretError."""
+    if len(request.reply_to) > WORKFLOW_ID_CHARACTERS:
+        raise UsageError(f"reply_to is longer than {WORKFLOW_ID_CHARACTERS} characters")
+    refuse_plain(request)
+    sealed.check(request.sealed, request.host_secrets)
+
+
+def refuse_plain(request: ClaimRequest) -> None:
+    """Refuse a request that carried secrets in the clear. Raises UsageError."""
+    if request.plain:
+        raise UsageError(
+            f"a claim over Temporal must not carry {', '.join(request.plain)}: what is in the "
+            "clear would stand in its history. Seal each value (`greenroom seal POOL NAME`) and "
+            "send it in `sealed`, name secrets of the host in `host_secrets`, or claim through "
+            "the host's API"
+        )
+
+
 def asked_by(request: ClaimRequest) -> Asked:
-    """What is remembered of a request besides holder and labels."""
+    """What is remembered of a request besides holder, labels and what it brings."""
     return Asked(
         ttl_s=request.ttl_s,
         heartbeat_s=request.heartbeat_s,
@@ -34,7 +56,9 @@ def check_same(ledger: Ledger, known: Slot | Waiting, request: ClaimRequest) -> 
     differing = [name for name in before if before[name] != now[name]]
     if differing:
         told = "; ".join(
-            f"{name} is {_short(before[name])} there and {_short(now[name])} here"
+            "sealed differs"  # nobody can compare those by eye
+            if name == "sealed"
+            else f"{name} is {_short(before[name])} there and {_short(now[name])} here"
             for name in differing
         )
         raise ConflictError(
@@ -45,18 +69,30 @@ def check_same(ledger: Ledger, known: Slot | Waiting, request: ClaimRequest) -> 
 
 def _compared(known: Slot | Waiting) -> Mapping[str, object]:
     if isinstance(known, Waiting):
-        asked = known.asked or asked_by(known.request)
-        return {"holder": known.request.holder, "labels": known.request.labels, **dict(asked)}
+        request = known.request
+        asked = known.asked or asked_by(request)
+        return {
+            "holder": request.holder,
+            "labels": request.labels,
+            **dict(asked),
+            **_secrets(request),
+        }
     lease = known.lease
     if lease is None:
         return {}
     # A slot of an earlier version does not say the rest.
     said = dict(known.asked) if known.asked is not None else {}
-    return {"holder": lease.holder, "labels": lease.labels, **said}
+    brought = known.brought or Brought()
+    return {"holder": lease.holder, "labels": lease.labels, **said, **_secrets(brought)}
 
 
 def _asked(request: ClaimRequest) -> Mapping[str, object]:
-    return {"holder": request.holder, "labels": request.labels, **dict(asked_by(request))}
+    asked = dict(asked_by(request))
+    return {"holder": request.holder, "labels": request.labels, **asked, **_secrets(request)}
+
+
+def _secrets(brought: ClaimRequest | Brought) -> Mapping[str, object]:
+    return {"sealed": brought.sealed, "host_secrets": brought.host_secrets}
 
 
 def _short(value: object) -> str:
@@ -128,19 +164,30 @@ def impossible(ledger: Ledger, request: ClaimRequest) -> str:
 
 def check_cargo(ledger: Ledger, request: ClaimRequest) -> None:
     """Keep the ledger within its budget whatever claims carry. Raises UsageError."""
-    own = _cargo(request.holder, request.labels) * request.count
+    own = _cargo_of(request)
     if own <= PLAIN_BYTES:
         return
-    live = [slot.lease for slot in ledger.slots.values() if slot.lease is not None]
-    queued = [waiting.request for waiting in ledger.queue]
-    carried = sum(_cargo(lease.holder, lease.labels) for lease in live)
-    carried += sum(_cargo(one.holder, one.labels) * one.count for one in queued)
+    carried = sum(
+        _cargo(slot.lease.holder, slot.lease.labels, slot.brought)
+        for slot in ledger.slots.values()
+        if slot.lease is not None
+    )
+    carried += sum(_cargo_of(waiting.request) for waiting in ledger.queue)
     if carried + own > CARGO_BYTES:
         raise UsageError(
-            f"the claims of pool {ledger.pool} carry {carried} bytes of holders and labels and "
-            f"may carry {CARGO_BYTES}; this one has {own}: shorten its labels"
+            f"the claims of pool {ledger.pool} carry {carried} bytes of holders, labels and sealed "
+            f"values and may carry {CARGO_BYTES}; this one has {own}: shorten its labels, or name "
+            "secrets of the host in the place of sealed values"
         )
 
 
-def _cargo(holder: str, labels: dict[str, str]) -> int:
-    return len(holder.encode()) + len(json.dumps(labels)) if labels else len(holder.encode())
+def _cargo_of(request: ClaimRequest) -> int:
+    """What all members of a request carry, each for itself."""
+    return _cargo(request.holder, request.labels, request.brought()) * request.count
+
+
+def _cargo(holder: str, labels: dict[str, str], brought: Brought | None) -> int:
+    told = len(json.dumps(labels)) if labels else 0
+    if brought is not None:
+        told += len(brought.model_dump_json(exclude_defaults=True))
+    return len(holder.encode()) + told

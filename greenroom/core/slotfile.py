@@ -15,7 +15,8 @@ from greenroom.core.policy import Listener, Phase, Policy
 class HostLease(BaseModel):
     """The lease as the host knows it. Times are epoch seconds; ``token`` fences every change.
 
-    ``policy_armed`` and ``personal_armed`` are the done-marks of arming's two parts.
+    ``policy_armed`` and ``personal_armed`` are the done-marks of arming's two parts,
+    ``hooks_done`` that of the claim hooks; ``failed_hook`` says which one failed.
     ``heartbeat_s`` 0: none is demanded; ``held``: none any more.
     """
 
@@ -27,6 +28,8 @@ class HostLease(BaseModel):
     expires_at: float
     policy_armed: bool = False
     personal_armed: bool = False
+    hooks_done: bool = False
+    failed_hook: str = ""
     heartbeat_s: float = 0.0
     held: bool = False
     ended: bool = False
@@ -50,7 +53,8 @@ class SlotRecord(BaseModel):
     variables. ``worktree_mark`` is how the work tree looked when the container became ready;
     ``unsaved`` says why the work of its ended claim could not be saved. ``warn_s`` before a lease's
     end its holder is warned (0: not); ``git_name`` and ``git_email`` are the pool's identity for
-    commits; of a claim's work ``most_saved`` bytes are kept.
+    commits; of a claim's work ``most_saved`` bytes are kept. ``hooks``: commands
+    wait for the claim's hooks.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -82,6 +86,7 @@ class SlotRecord(BaseModel):
     git_name: str = ""
     git_email: str = ""
     most_saved: int = MOST_SAVED
+    hooks: bool = False
     lease: HostLease | None = None
 
     @property

@@ -14,7 +14,8 @@ from greenroom.core.names import check_claim_id, check_holder, container_workflo
 def check(ledger: Ledger, request: TransferRequest) -> Slot:
     """The slot whose lease would go to another holder; changes nothing.
 
-    Raises UsageError, NotFoundError (no such live claim), FencedError (another token).
+    Raises UsageError (no holder, or a workflow's own claim), NotFoundError (no such live claim),
+    FencedError (another token).
     """
     check_claim_id(request.claim_id)
     if not check_holder(request.holder):
@@ -28,6 +29,11 @@ def check(ledger: Ledger, request: TransferRequest) -> Slot:
         raise NotFoundError(f"claim {request.claim_id} is ending: {slot.ending}")
     if request.token != slot.lease.token and not _is_done(slot, request):
         raise FencedError(f"token {request.token} is not that of claim {request.claim_id}")
+    if slot.brought is not None and slot.brought.reply_to:
+        raise UsageError(
+            f"claim {request.claim_id} is held by the workflow {slot.brought.reply_to}, which "
+            "uses and ends it: it cannot be transferred"
+        )
     return slot
 
 
@@ -46,7 +52,7 @@ def transfer(ledger: Ledger, request: TransferRequest) -> TransferReply:
     slot.lease, slot.transferred_from = passed, lease.token
     slot.sent_seq += 1
     ident = container_workflow_id(ledger.pool, slot.container)
-    told = Claimed(seq=slot.sent_seq, lease=passed, transferred=True)
+    told = Claimed(seq=slot.sent_seq, lease=passed, transferred=True, brought=slot.brought)
     ledger.post("signal", ident, "claimed", told)
     return TransferReply(lease=passed)
 

@@ -21,7 +21,7 @@ class Lab:
     """One claimed container, and what was said and beaten while it was watched."""
 
     def __init__(self, root: Path, *, warn_s: float = 0.0, left_s: float = 60.0) -> None:
-        self.host = FakeHostSide()
+        self.host = FakeHostSide(StatePaths(root))
         self.said: asyncio.Queue[str] = asyncio.Queue()
         settings = Settings(StatePaths(root), "0" * 16, "fake", Decisions())
         self.state = ApiState(settings, None, self.host, Metrics())  # type: ignore[arg-type]

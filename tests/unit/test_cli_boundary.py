@@ -180,7 +180,8 @@ def test_the_body_of_a_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     plain = {
         "claim_id": None, "ttl": 0.0, "wait": 5.0, "heartbeat": 30.0, "label": ("team=a=b",),
         "git_name": "N", "git_email": "", "env": ("A=1", "FROM_HERE"), "secret": (f"T=@{secret}",),
-        "files": (f"other={secret}", str(secret)),
+        "files": (f"other={secret}", str(secret)), "host_secrets": ("KEY",),
+        "sealed": (f"S=@{secret}", "P=grs1.x.y"),
     }  # fmt: skip
     body = options.claim_body(plain)
     content = base64.b64encode(b"geheim").decode()
@@ -188,6 +189,8 @@ def test_the_body_of_a_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert body["secrets"] == {"T": "geheim"}
     assert body["files"] == {"other": content, "secret": content}
     assert body["labels"] == {"team": "a=b"}
+    assert body["sealed"] == {"S": "geheim", "P": "grs1.x.y"}
+    assert body["host_secrets"] == ("KEY",)
     assert body["heartbeat_s"] == 30
     assert body["claim_id"] != options.claim_body(plain)["claim_id"]
 
@@ -199,7 +202,8 @@ def test_the_body_of_a_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_wrong_parts_of_a_claim_are_refused(wrong: dict[str, tuple[str, ...]]) -> None:
     empty = {
         "claim_id": "c", "ttl": 0.0, "wait": 0.0, "heartbeat": 0.0, "label": (),
-        "git_name": "", "git_email": "", "env": (), "secret": (), "files": (),
+        "git_name": "", "git_email": "", "env": (), "secret": (), "files": (), "sealed": (),
+        "host_secrets": (),
     }  # fmt: skip
     with pytest.raises(UsageError):
         options.claim_body({**empty, **wrong})

@@ -6,18 +6,22 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from temporalio.exceptions import ApplicationError
+from temporalio.testing import ActivityEnvironment
 
 from activities.leases import arm, extend, warn
 from activities.slotfiles import read_slot, write_slot
+from activities.tasks import Tasks
 from greenroom.api.leases import find_lease, usable_slot
 from greenroom.core import leases, transfers
 from greenroom.core.access import TRUSTED
 from greenroom.core.errors import FencedError, NotFoundError
 from greenroom.core.ledger import Ledger
 from greenroom.core.messages import (
+    ArmedNews,
     ArmRequest,
     Claimed,
     ContainerInput,
@@ -30,8 +34,10 @@ from greenroom.core.paths import StatePaths
 from greenroom.core.policy import Phase
 from greenroom.core.records import Lease, Message
 from greenroom.core.slotfile import HostLease, SlotRecord
+from greenroom.core.task_messages import RunInput, TaskInput
 from tests.builders import NOW, make_config, make_ledger, make_record, make_request
 from workflows.container import Container
+from workflows.task import Task
 
 
 @pytest.fixture(autouse=True)
@@ -146,11 +152,27 @@ def a_corpse_of_before(ledger: Ledger, old: Lease, new: Lease, _: Path) -> None:
     assert leases.claim(ledger, make_request(**told), NOW).lease == new
 
 
+def armed_of_before(_: Ledger, old: Lease, new: Lease, __: Path) -> None:
+    info = SimpleNamespace(workflow_id="greenroom/task/api/c1")
+    with patch("workflows.task.workflow.info", lambda: info):
+        flow = Task(TaskInput(pool="api", command=("true",)))
+    flow.armed(ArmedNews(claim_id="c1", token=old.token))
+    assert flow._armed < new.token  # which is what the command waits for
+
+
+def a_command_on_the_host(_: Ledger, old: Lease, new: Lease, root: Path) -> None:
+    ctx = host(new, root)
+    late = old.model_copy(update={"container": new.container})
+    asked = RunInput(lease=late, command=("true",))
+    assert ActivityEnvironment().run(Tasks(ctx).run_task, asked).outcome == "ended"
+
+
 OPERATIONS: dict[str, tuple[Callable[[Ledger, Lease, Lease, Path], None], ...]] = {
     "ReleaseRequest": (at_the_keeper, release_of_the_container),
     "ExtendRequest": (extend_of_the_container,),
     "ArmRequest": (arm_of_the_container,),
-    "Lease": (a_late_grant, arm_on_the_host),
+    "ArmedNews": (armed_of_before,),
+    "Lease": (a_late_grant, arm_on_the_host, a_command_on_the_host),
     "ExtendInput": (extend_on_the_host,),
     "WarnInput": (warn_on_the_host,),
     "TransferRequest": (transfer_of_a_claim,),
@@ -177,7 +199,7 @@ def test_no_message_with_a_token_is_left_out() -> None:
     with_token = {
         model.__name__
         for model in below(Message)
-        if model.__module__.startswith("greenroom.")  # not those that other tests define
+        if model.__module__.startswith("greenroom.core.")  # not those of tests and clients
         and any(name.endswith("token") for name in model.model_fields)
     }
     assert with_token == set(OPERATIONS)

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 LAYERS = (
     ("greenroom.core",),
-    ("greenroom.gate", "greenroom.services", "greenroom.poolfile"),
+    ("greenroom.gate", "greenroom.services", "greenroom.poolfile", "greenroom.sealing"),
     ("activities",),
     ("workflows",),
     ("greenroom.client", "greenroom.metrics"),

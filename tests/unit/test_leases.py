@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from greenroom.core import keeper, leases, news
+from greenroom.core import keeper, leases, news, transfers
 from greenroom.core.errors import (
     ClaimTooOldError,
     ConflictError,
@@ -14,9 +14,9 @@ from greenroom.core.errors import (
     NotFoundError,
     UsageError,
 )
-from greenroom.core.ledger import Ledger
+from greenroom.core.ledger import BUDGET_BYTES, Ledger
 from greenroom.core.lifecycle import EndReason, State
-from greenroom.core.messages import CancelClaim, ClaimRequest, ReleaseRequest
+from greenroom.core.messages import CancelClaim, ClaimRequest, ReleaseRequest, TransferRequest
 from greenroom.core.pool_messages import SuspendRequest
 from greenroom.core.records import Lease
 from tests.builders import NOW, add_ready, make_config, make_ledger, make_news, make_request
@@ -252,3 +252,133 @@ def test_a_suspended_pool_gives_nothing_out_and_loses_no_answer() -> None:
     assert sent(ledger, "retire") == [lease.container_workflow]
     with pytest.raises(GreenroomError):
         leases.claim(ledger, make_request("c3", wait_s=60), NOW)
+
+
+# ── what a claim brings along ────────────────────────────────────────────────────────────────
+
+SEALED = {"T": "grs1.0123456789ab.QUJD"}
+REPLY = "greenroom/task/api/c1"
+
+
+def asked(**how: object) -> ClaimRequest:
+    return make_request(**{"sealed": SEALED, "reply_to": REPLY, **how})
+
+
+def test_a_claim_that_names_a_workflow_is_told_there_and_starts_no_wait() -> None:
+    for ready in (0, 1):
+        ledger = make_ledger(ready=ready)
+        leases.claim_with_wait(ledger, asked(), NOW)
+        if not ready:
+            add_ready(ledger, 0)
+            leases.claim_with_wait(ledger, asked(), NOW)
+            leases.grant_waiting(ledger, NOW)
+        assert sent(ledger, "verdict") == [REPLY]
+        assert sent(ledger, "Wait") == []
+        assert sent(ledger, "claimed") != []
+
+
+def test_a_refusal_and_a_cancelling_are_told_there_too() -> None:
+    ledger = make_ledger()
+    leases.claim_with_wait(ledger, asked(ttl_s=-1), NOW)
+    assert ledger.outbox[-1].payload["code"] == "usage"
+    leases.cancel(ledger, CancelClaim(claim_id="unknown", reply_to=REPLY), NOW)
+    assert sent(ledger, "verdict") == [REPLY, REPLY]
+
+
+def test_what_it_brings_follows_it_to_the_next_container_and_is_told_of_its_end() -> None:
+    ledger = make_ledger(ready=2)
+    first = granted(ledger, sealed=SEALED, reply_to=REPLY)
+    leases.regrant(ledger, ledger.slots[first.container], NOW)
+    second = ledger.slot_of("c1")
+    assert second is not None
+    assert second.container != first.container
+    assert second.brought == asked().brought()
+    ledger.suspended = EndReason.DOWN
+    leases.regrant(ledger, second, NOW)
+    assert sent(ledger, "ended") == [REPLY]
+
+
+def test_a_grant_whose_workflow_is_gone_is_given_back() -> None:
+    ledger = make_ledger(ready=1)
+    leases.claim_with_wait(ledger, asked(), NOW)
+    (verdict,) = [one for one in ledger.outbox if one.name == "verdict"]
+    news.undeliverable(ledger, verdict, NOW)
+    (slot,) = ledger.slots.values()
+    assert slot.ending is EndReason.CANCELLED
+
+
+def test_a_container_cannot_be_named_to_lose_its_slot() -> None:
+    ledger = make_ledger(ready=2)
+    other = granted(ledger, "other")
+    leases.claim_with_wait(ledger, asked(reply_to=other.container_workflow), NOW)
+    (verdict,) = [one for one in ledger.outbox if one.name == "verdict"]
+    news.undeliverable(ledger, verdict, NOW)
+    assert other.container in ledger.slots
+
+
+def test_sealed_values_of_all_claims_together_are_bounded() -> None:
+    ledger = make_ledger(ready=30)
+    big = {"T": "grs1.0123456789ab." + "A" * 16000}
+    for number in range(24):
+        granted(ledger, f"c{number}", sealed=big)
+    with pytest.raises(UsageError, match="host in the place of sealed values"):
+        granted(ledger, "c24", sealed=big)
+    granted(ledger, "plain", reply_to=REPLY)
+    ledger.outbox.clear()
+    assert ledger.size_bytes() < BUDGET_BYTES
+    leases.regrant(ledger, ledger.slots[granted(ledger, "c0", sealed=big).container], NOW)
+    assert ledger.slot_of("c0") is not None  # it may keep what it has
+    assert Ledger.model_validate_json(ledger.model_dump_json()) == ledger
+
+
+def test_each_member_of_a_group_brings_the_same_and_keeps_it() -> None:
+    ledger = make_ledger(ready=3)
+    leases.claim_with_wait(ledger, asked(count=2), NOW)
+    (verdict,) = [one for one in ledger.outbox if one.name == "verdict"]
+    assert verdict.workflow_id == REPLY
+    assert len(verdict.payload["leases"]) == 2
+    first = ledger.slot_of("c1.1")
+    assert first is not None
+    leases.regrant(ledger, first, NOW)
+    for member in ("c1.1", "c1.2"):
+        slot = ledger.slot_of(member)
+        assert slot is not None
+        assert slot.brought == asked().brought()
+    assert sent(ledger, "verdict") == [REPLY, REPLY]
+    assert sent(ledger, "Wait") == []
+    assert leases.claim(ledger, asked(count=2), NOW).leases
+    big = {"T": "grs1.0123456789ab." + "A" * 16000}
+    large = make_config(size={"min": 1, "max": 30})
+    with pytest.raises(UsageError, match="carry"):
+        leases.claim(make_ledger(config=large), asked(sealed=big, count=30), NOW)
+
+
+@pytest.mark.parametrize("waiting", [False, True], ids=["live", "waiting"])
+def test_a_claim_with_other_secrets_is_another_claim(waiting: bool) -> None:
+    ledger = make_ledger(ready=0 if waiting else 1)
+    told = {"wait_s": 60, "host_secrets": ("KEY",)}
+    leases.claim(ledger, asked(**told), NOW)
+    with pytest.raises(ConflictError, match="sealed differs") as caught:
+        leases.claim(ledger, asked(**told, sealed={"T": SEALED["T"] + "Q"}), NOW)
+    assert caught.value.details["differs"] == "sealed"
+    with pytest.raises(ConflictError, match="host_secrets is"):
+        leases.claim(ledger, asked(wait_s=60), NOW)
+    assert leases.claim(ledger, asked(**told, reply_to=""), NOW).outcome
+
+
+def test_the_workflow_that_claimed_keeps_its_lease_and_owes_no_heartbeat() -> None:
+    ledger = make_ledger(ready=1, config=make_config(lease={"heartbeat": 30}))
+    lease = granted(ledger, reply_to=REPLY)
+    assert lease.heartbeat_s == 0
+    with pytest.raises(UsageError, match="cannot be transferred"):
+        transfers.check(ledger, TransferRequest(claim_id="c1", token=lease.token, holder="eve"))
+    leases.cancel(ledger, CancelClaim(claim_id="c1"), NOW)
+    assert sent(ledger, "verdict") == [REPLY]
+
+
+def test_a_claim_that_brings_nothing_is_what_it_was() -> None:
+    ledger = make_ledger(ready=1)
+    lease = granted(ledger, brings=True)
+    assert ledger.slots[lease.container].brought is None
+    ledger.outbox.clear()
+    assert "brought" not in ledger.model_dump_json()

@@ -12,13 +12,15 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 
+from activities import host_secrets
 from greenroom.api.app import make_app
+from greenroom.api.host import LocalHost
 from greenroom.api.listening import Server, listening, local_config, remote_config
-from greenroom.api.state import ApiState, PersonalParts
+from greenroom.api.state import ApiState, PersonalParts, WantedSecrets
 from greenroom.client import PoolClient
 from greenroom.core.access import Scope
 from greenroom.core.errors import CorpseError, GreenroomError
@@ -28,6 +30,7 @@ from greenroom.core.policy import Phase
 from greenroom.core.records import Lease
 from greenroom.core.slotfile import HostLease, SlotRecord
 from greenroom.metrics import Metrics
+from greenroom.sealing import PublicKey
 from greenroom.services import tokens
 from greenroom.services.listen import Listen, bind
 from greenroom.services.settings import Decisions, Settings
@@ -42,6 +45,7 @@ ENGINE = "engine.sock"
 class FakeHostSide:
     """``HostSide`` on dictionaries. ``dead`` are containers that are found not running."""
 
+    paths: StatePaths
     slots: dict[str, SlotRecord] = field(default_factory=dict)
     personal: dict[str, PersonalParts] = field(default_factory=dict)
     dead: set[str] = field(default_factory=set)
@@ -88,6 +92,17 @@ class FakeHostSide:
                 heartbeat_s=lease.heartbeat_s,
             ),
         )
+
+    def fetch(self, wanted: WantedSecrets, personal: PersonalParts) -> PersonalParts:
+        """As the real host, from the state folder of the test."""
+        return LocalHost.fetch(cast("LocalHost", self), wanted, personal)
+
+    def public_key(self, pool: str) -> PublicKey:
+        return host_secrets.public_key(self.paths, pool)
+
+    @property
+    def context(self) -> FakeHostSide:
+        return self
 
     def slot_of_claim(self, claim_id: str) -> SlotRecord | None:
         for slot in self.slots.values():
@@ -187,7 +202,7 @@ async def serving(
     """Serve the API for ``pool`` from a state folder of the test's own."""
     paths = StatePaths(root)
     paths.run.mkdir(parents=True)
-    host = FakeHostSide()
+    host = FakeHostSide(paths)
     decided = Decisions(docker_host=f"unix://{paths.run / ENGINE}")
     settings = Settings(paths, "0" * 16, "fake", decided)
     state = ApiState(settings, messages or PoolClient(pool.client), host, Metrics())

@@ -33,6 +33,7 @@ from greenroom.core.orders import (
 )
 from greenroom.core.pool_messages import SnapshotInput
 from greenroom.core.records import Done, SavedWork, SnapshotRecord, Source, StepRecord
+from greenroom.core.task_messages import HookInput, HookResult, RunInput, RunResult
 
 
 @dataclass
@@ -56,6 +57,10 @@ class FakeHost:
     gates: dict[str, asyncio.Event] = field(default_factory=dict)
     marks: list[tuple[str, str]] = field(default_factory=list)
     ends: list[EndInput] = field(default_factory=list)
+    brought: dict[str, ArmInput] = field(default_factory=dict)
+    runs: list[RunInput] = field(default_factory=list)
+    results: dict[str, RunResult] = field(default_factory=dict)
+    """How the command of a claim's Task ends; exit code 0 when it is not named."""
     silent_s: float | None = None
     """How long ago the holder of every lease was last heard of; None: never."""
 
@@ -108,6 +113,10 @@ class FakeHost:
             self.extend_lease, self.warn_lease, self.last_beat, self.close_lease, self.save_work,
         ]  # fmt: skip
 
+    def long_activities(self) -> list[Callable[..., object]]:
+        """Activities that may take hours."""
+        return [self.run_task, self.run_hook]
+
     @activity.defn(name="look")
     async def look(self, told: LookInput) -> Source:
         self._own(told.pool)
@@ -121,7 +130,7 @@ class FakeHost:
     async def place(self, told: PlaceInput) -> Placement:
         self._own(told.pool)
         await self._called("place", told.container)
-        return Placement(host="fake", queue=self.queue)
+        return Placement(host=self.pool, queue=self.queue)
 
     @activity.defn(name="find_snapshot")
     async def find_snapshot(self, told: SnapshotInput) -> FoundSnapshot:
@@ -194,8 +203,21 @@ class FakeHost:
             raise ApplicationError("an older token", type="fenced", non_retryable=True)
         if lease.container in self.dead and self.armed.get(lease.container) != lease.token:
             raise ApplicationError("not running", type="corpse", non_retryable=True)
+        self.brought[lease.claim_id] = told
         self.armed[lease.container] = lease.token
         return ArmedLease()
+
+    @activity.defn(name="run_task")
+    async def run_task(self, told: RunInput) -> RunResult:
+        self.runs.append(told)
+        await self._called("run_task", told.lease.claim_id)
+        return self.results.get(told.lease.claim_id, RunResult(outcome="exited", exit_code=0))
+
+    @activity.defn(name="run_hook")
+    async def run_hook(self, told: HookInput) -> HookResult:
+        await self._called("run_hook", told.line)
+        code = 3 if told.line.startswith("fail") else 0
+        return HookResult(index=told.index, line=told.line, exit_code=code, tail="its last words")
 
     @activity.defn(name="extend_lease")
     async def extend_lease(self, told: ExtendInput) -> ExtendReply:

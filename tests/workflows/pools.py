@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from temporalio.client import (
@@ -209,6 +210,11 @@ async def terminate(client: Client, workflow_id: str) -> bool:
             raise
         return False
     return True
+
+
+async def history_of(handle: WorkflowHandle[Any, Any]) -> bytes:
+    """Everything in a workflow's history as it is (in its JSON the payloads are base64)."""
+    return b"".join(one.SerializeToString() for one in (await handle.fetch_history()).events)
 
 
 @asynccontextmanager

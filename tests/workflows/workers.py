@@ -8,15 +8,16 @@ from datetime import timedelta
 from temporalio.client import Client
 from temporalio.worker import Worker
 
-from greenroom.core.names import WORKFLOW_QUEUE, place_queue
+from greenroom.core.names import WORKFLOW_QUEUE, long_queue, place_queue
 from tests.workflows.fake_host import FakeHost
 from workflows.container import Container
 from workflows.host import Host
 from workflows.pool import PoolKeeper
 from workflows.snapshot import Snapshot
+from workflows.task import Task
 from workflows.wait import Wait
 
-WORKFLOWS = [PoolKeeper, Container, Snapshot, Wait, Host]
+WORKFLOWS = [PoolKeeper, Container, Snapshot, Wait, Task, Host]
 
 
 CANCELLED_WITHIN = timedelta(seconds=0.1)
@@ -42,6 +43,12 @@ class Workers:
                 client,
                 task_queue=host.queue,
                 activities=host.host_activities(),
+                max_heartbeat_throttle_interval=CANCELLED_WITHIN,
+            ),
+            Worker(
+                client,
+                task_queue=long_queue(host.queue),
+                activities=host.long_activities(),
                 max_heartbeat_throttle_interval=CANCELLED_WITHIN,
             ),
         ):
