@@ -63,7 +63,9 @@ def test_a_terminal_has_size_and_passes_the_shells_code(watched: Watched) -> Non
     lease = watched.claim()
     leader, follower = pty.openpty()
     subprocess.run(["stty", "rows", "40", "cols", "123"], stdin=follower, check=True)
-    shell = ("sh", "-c", "read x; stty size; exit 5")
+    # The engine sets the size once the command runs; a program hears of it by SIGWINCH.
+    sized = 'until [ "$(stty size)" = "40 123" ]; do sleep 0.1; done'
+    shell = ("sh", "-c", f"read x; {sized}; stty size; exit 5")
     process = subprocess.Popen(
         [PROGRAM, "exec", "-i", "-t", lease["claim_id"], "--", *shell],
         stdin=follower, stdout=follower, stderr=follower, env=watched.stack.environ,

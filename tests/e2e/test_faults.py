@@ -73,7 +73,7 @@ def test_killed_in_the_middle_of_a_release_loses_no_work(shaken: Shaken, service
     # Asked again, it is released, or was already.
     shaken.retried("release", name, good=frozenset({0, 4}))
     ended = (time.time(), name, lease["container"])
-    saved = stack.ok("saved", name, "--json").json
+    saved = stack.ok("saved", "show", name, "--json").json
     assert (saved["state"], saved["changed"]) == ("saved", 1)
     shaken.recorder.record(ev.Released(*ended, lease["token"]), ev.Saved(*ended, saved["state"]))
     shaken.full_at(stack.full()["commit"])
@@ -108,7 +108,7 @@ def test_a_claimed_container_that_died_ends_as_died_with_its_work_saved(shaken: 
         )
     token = lease["token"]
     shaken.recorder.record(ev.Expired(time.time(), "dies", lease["container"], token, "died"))
-    saved = stack.ok("saved", "dies", "--json").json
+    saved = stack.ok("saved", "show", "dies", "--json").json
     assert saved["state"] == "saved"
     assert saved["changed"] == 1
     shaken.recorder.record(ev.Saved(time.time(), "dies", lease["container"], saved["state"]))

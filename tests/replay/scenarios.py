@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
+from temporalio.client import WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import ApplicationError
 
-from greenroom.core.messages import ExtendRequest
-from greenroom.core.names import snapshot_workflow_id
+from greenroom.core.messages import ClaimBatch, ClaimRequest, ExtendRequest, TransferRequest
+from greenroom.core.names import WORKFLOW_QUEUE, snapshot_workflow_id, task_workflow_id
+from greenroom.core.task_messages import TaskInput, TaskResult
 from tests.workflows.pools import Pool
 from workflows.container import Container
 from workflows.pool import PoolKeeper
+from workflows.task import Task
 
 Recorded = tuple[str, str | None]
 """Workflow id, and the run when it is not the latest."""
@@ -92,6 +96,71 @@ async def container_claimed_released(pool: Pool) -> Recorded:
     await pool.release(lease)
     await handle.result()
     return handle.id, None
+
+
+async def container_kept(pool: Pool) -> Recorded:
+    """A claim hook, a transfer, the warning and the end of a lease."""
+    await pool.configure(hooks={"claim": ["make ready"]}, lease={"ttl": 4, "warn": 2})
+    await pool.until_ready(2)
+    lease = await pool.grant("a")
+    await pool.until_armed(lease)
+    passed = TransferRequest(claim_id="a", token=lease.token, holder="bob")
+    await pool.keeper.execute_update(PoolKeeper.transfer, passed)
+    handle = pool.container(lease.container)
+    assert await handle.result() == "expired"
+    return handle.id, None
+
+
+async def container_abandoned(pool: Pool) -> Recorded:
+    """A holder that promised heartbeats and gave none."""
+    await pool.configure(lease={"heartbeat": 1, "grace": 0})
+    await pool.until_ready(2)
+    handle = pool.container((await pool.grant("a")).container)
+    assert await handle.result() == "abandoned"
+    return handle.id, None
+
+
+async def keeper_of_groups(pool: Pool) -> Recorded:
+    """Claims that share an Update, a transfer, and a group that waits for its containers."""
+    await filled(pool)
+    batch = ClaimBatch(requests=(ClaimRequest(claim_id="a"), ClaimRequest(claim_id="b")))
+    answers = (await pool.keeper.execute_update(PoolKeeper.claims, batch)).answers
+    leases = [answer.reply.lease for answer in answers if answer.reply and answer.reply.lease]
+    passed = TransferRequest(claim_id="a", token=leases[0].token, holder="bob")
+    moved = await pool.keeper.execute_update(PoolKeeper.transfer, passed)
+    await pool.claim("many", count=2, wait_s=60)
+    assert len((await pool.verdict("many")).leases) == 2
+    for lease in (moved.lease, leases[1]):
+        await pool.release(lease)
+    await deleted(pool)
+    return pool.keeper.id, None
+
+
+async def task_done(pool: Pool) -> Recorded:
+    await filled(pool)
+    handle = await _task(pool)
+    await handle.result()
+    return handle.id, None
+
+
+async def task_cancelled(pool: Pool) -> Recorded:
+    await filled(pool)
+    pool.host.gate("run_task:t")
+    handle = await _task(pool)
+    await pool.until_true(lambda: bool(pool.host.runs))
+    await handle.cancel()
+    with suppress(WorkflowFailureError):
+        await handle.result()
+    return handle.id, None
+
+
+async def _task(pool: Pool) -> WorkflowHandle[Task, TaskResult]:
+    return await pool.client.start_workflow(
+        Task.run,
+        TaskInput(pool=pool.name, command=("make",)),
+        id=task_workflow_id(pool.name, "t"),
+        task_queue=WORKFLOW_QUEUE,
+    )
 
 
 async def container_expired(pool: Pool) -> Recorded:
@@ -187,6 +256,31 @@ SCENARIOS: dict[str, Scenario] = {
         _PREPARED
         | _activities("arm_lease", "extend_lease", "close_lease", "save_work", "remove_container")
         | _has(f"{_HEARD}:claimed", f"{_HEARD}:release", f"{_UPDATED}:extend"),
+    ),
+    "container_kept": Scenario(
+        container_kept,
+        _PREPARED
+        | _activities("run_hook", "warn_lease", "close_lease", "save_work")
+        | _has(f"{_HEARD}:claimed", "TIMER_FIRED"),
+    ),
+    "container_abandoned": Scenario(
+        container_abandoned,
+        _PREPARED | _activities("last_beat", "close_lease", "save_work") | _has("TIMER_FIRED"),
+    ),
+    "keeper_of_groups": Scenario(
+        keeper_of_groups,
+        _has(
+            f"{_UPDATED}:claims", f"{_UPDATED}:transfer", f"{_UPDATED}:claim", f"{_STARTED}:Wait",
+            f"{_TOLD}:claimed", f"{_TOLD}:verdict",
+        ),
+    ),
+    "task_done": Scenario(
+        task_done, _activities("run_task") | _has(f"{_TOLD}:claim", f"{_HEARD}:verdict")
+    ),
+    "task_cancelled": Scenario(
+        task_cancelled,
+        _activities("run_task") | _has("ACTIVITY_TASK_CANCEL_REQUESTED"),
+        closed="WORKFLOW_EXECUTION_CANCELED",
     ),
     "container_expired": Scenario(
         container_expired,
