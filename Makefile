@@ -12,6 +12,8 @@ STAMP := $(VENV)/.ready
 # The distribution's own Python first: the gate's unprivileged user must be able to read it, and
 # one under a home folder it cannot.
 PYTHON ?= $(firstword $(wildcard /usr/bin/python3.11 /usr/bin/python3.12 /usr/bin/python3.13) python3)
+# Processes of the tests: most of them wait for containers and timers.
+JOBS ?= 2
 UV_LOCK = $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-annotate --no-header
 
@@ -50,7 +52,7 @@ lint: $(STAMP) ## style and types
 
 test: $(STAMP) lint ## lint, then every test; gets Docker and the base image itself
 	@$(BIN)/python -P -m greenroom.services
-	@$(BIN)/pytest -q $(TESTS)
+	@$(BIN)/pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 bench: $(STAMP) ## the benchmarks behind the numbers in the docs
 	@$(BIN)/python -m bench
