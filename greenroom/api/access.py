@@ -42,7 +42,6 @@ class Rule:
 _OPEN = Rule(None, Subject.NOTHING)
 _READ_SOME = Rule(Scope.READ, Subject.FILTERED)
 _READ_POOL = Rule(Scope.READ, Subject.POOL)
-_READ_CLAIM = Rule(Scope.READ, Subject.CLAIM)
 _USE_CLAIM = Rule(Scope.CLAIM, Subject.CLAIM)
 _USE_POOL = Rule(Scope.CLAIM, Subject.POOL)
 _CHANGE_POOL = Rule(Scope.ADMIN, Subject.POOL)
@@ -68,7 +67,7 @@ RULES: dict[tuple[str, str], Rule] = {
     ("GET", "/v1/tasks/{ident}"): Rule(Scope.CLAIM, Subject.FILTERED),
     ("DELETE", "/v1/tasks/{ident}"): Rule(Scope.CLAIM, Subject.FILTERED),
     ("GET", "/v1/claims"): _READ_SOME,
-    ("GET", "/v1/claims/{claim_id}"): _READ_CLAIM,
+    ("GET", "/v1/claims/{claim_id}"): _READ_SOME,  # queued and ended ones too
     ("DELETE", "/v1/claims/{claim_id}"): _USE_CLAIM,
     ("POST", "/v1/claims/{claim_id}/extend"): _USE_CLAIM,
     ("POST", "/v1/claims/{claim_id}/heartbeat"): _USE_CLAIM,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import select
-import shutil
 import signal
 import sys
 import termios
@@ -91,7 +90,7 @@ def stream(api: Api, order: Order, sink: Sink = to_streams) -> int:
 
 
 def _first(order: Order) -> str:
-    columns, rows = shutil.get_terminal_size() if order.tty else (0, 0)
+    columns, rows = _terminal_size() if order.tty else (0, 0)
     env = {"TERM": os.environ.get("TERM", "xterm"), **order.env} if order.tty else order.env
     return json.dumps(
         {
@@ -104,6 +103,14 @@ def _first(order: Order) -> str:
             "token": order.token,
         }
     )
+
+
+def _terminal_size() -> tuple[int, int]:
+    """Columns and rows of our terminal; not what COLUMNS and LINES say, which no resize changes."""
+    for stream_fd in (0, 1, 2):
+        with suppress(OSError):
+            return os.get_terminal_size(stream_fd)
+    return 80, 24
 
 
 class _Window:
@@ -169,7 +176,7 @@ def _feed(socket: ClientConnection, resized: int, window: _Window) -> None:
             ready, _, _ = select.select(waiting, [], [])
             if resized in ready:
                 os.read(resized, wire.PIECE)
-                columns, rows = shutil.get_terminal_size()
+                columns, rows = _terminal_size()
                 _control(socket, {"type": "resize", "rows": rows, "cols": columns})
             if 0 in ready:
                 data = os.read(0, wire.PIECE)

@@ -134,6 +134,27 @@ async def test_a_token_does_what_its_scope_says_in_its_pools(remote: Remote) -> 
     assert ended.status_code == 200, ended.text
 
 
+async def test_claims_that_wait_or_ended_are_shown_to_their_pool_and_to_no_other(
+    remote: Remote,
+) -> None:
+    lab, pool = remote.lab, remote.lab.pool
+    pool.host.gate("clone_in")  # no more containers than there are
+    own, other = lab.token("own", Scope.READ), lab.token("other", Scope.READ, "elsewhere")
+    first = await pool.grant("first")
+    await pool.until_armed(first)
+    await pool.grant("second")
+    await pool.claim("third", wait_s=60)
+    await pool.release(first)
+    await pool.container(first.container).result()
+    for claim, state in (("third", "queued"), ("first", "ended")):
+        while True:  # what ended is found once Temporal's list has it
+            answer = await remote.ask("GET", f"/v1/claims/{claim}", own)
+            if answer.status_code == 200 and answer.json()["state"] == state:
+                break
+            await asyncio.sleep(0.05)
+        await remote.refused("GET", f"/v1/claims/{claim}", other, 404)
+
+
 async def test_saved_work_and_logs_of_other_pools_are_not_there(remote: Remote) -> None:
     lab, name = remote.lab, remote.lab.pool.name
     for pool in (name, "elsewhere"):
