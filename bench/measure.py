@@ -12,14 +12,15 @@ from dataclasses import asdict, dataclass
 class Result:
     """One line of the table: a measured value beside its baseline, as a ratio.
 
-    ``value_ms`` and ``baseline_ms`` are milliseconds (p50 unless the name says otherwise);
-    ``target`` says what the design asks for; ``met`` is None where it asks for nothing.
+    ``value_ms`` and ``baseline_ms`` are milliseconds (p50 unless the name says otherwise),
+    ``value_ms`` None where ``what`` has a count in it; ``target`` says what the design asks for;
+    ``met`` is None where it asks for nothing.
     """
 
     id: str
     what: str
     load: str
-    value_ms: float
+    value_ms: float | None
     p99_ms: float | None = None
     baseline: str = ""
     baseline_ms: float | None = None
