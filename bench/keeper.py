@@ -116,8 +116,8 @@ def _ledger(containers: int) -> Ledger:
 async def bursts(*, defaults: bool) -> list[Result]:
     """P5: claims at once on 100 ready containers, from one process and from twenty."""
     found = []
-    async with _server(defaults=defaults) as server, _lab(server, BURST) as lab:
-        load = f"server with {server.limits}"
+    async with server(defaults=defaults) as one, _lab(one, BURST) as lab:
+        load = f"server with {one.limits}"
         baseline = p50(await _alone(lab, 20))
         token = lab.token("bench", Scope.CLAIM)
         async with lab.remote() as url:
@@ -133,7 +133,7 @@ async def bursts(*, defaults: bool) -> list[Result]:
             ("one process", BURST, _one_process),
             (f"{PROCESSES} processes", BURST, _many_processes),
         ):
-            await _until(lab.pool, lambda status: status.counts.ready >= BURST)
+            await until(lab.pool, lambda status: status.counts.ready >= BURST)
             times = await claim(lab, count)
             all_in_time = len(times) == count and p99(times) <= 1000
             found.append(
@@ -150,7 +150,7 @@ async def bursts(*, defaults: bool) -> list[Result]:
 
 async def drain(containers: int) -> list[Result]:
     """P8: how many claims a second one keeper grants while there are ready containers."""
-    async with _server(defaults=False) as server, _lab(server, containers) as lab:
+    async with server(defaults=False) as one, _lab(one, containers) as lab:
         client = lab.state.client
         began = time.perf_counter()
         requests = [ClaimRequest(claim_id=f"d{number}") for number in range(containers)]
@@ -159,7 +159,7 @@ async def drain(containers: int) -> list[Result]:
         )
         seconds = time.perf_counter() - began
         await _release_all(lab)
-        status = await _until(lab.pool, lambda now: now.counts.ready >= containers)
+        status = await until(lab.pool, lambda now: now.counts.ready >= containers)
         events = await _keeper_events(lab.pool.client)
         lives = sum(status.retired.values())
         rate = containers / seconds
@@ -180,7 +180,8 @@ async def drain(containers: int) -> list[Result]:
 
 
 @asynccontextmanager
-async def _server(*, defaults: bool) -> AsyncIterator[Server]:
+async def server(*, defaults: bool) -> AsyncIterator[Server]:
+    """A Temporal server of its own, with our settings or with its defaults."""
     with tempfile.TemporaryDirectory(prefix="greenroom-bench-") as folder:
         port = embedded_temporal.free_port(0, 0)
         line = [str(embedded_temporal.program()), "server", "start-dev", "--headless"]
@@ -199,23 +200,29 @@ async def _server(*, defaults: bool) -> AsyncIterator[Server]:
 
 
 @asynccontextmanager
-async def _lab(server: Server, containers: int) -> AsyncIterator[ApiLab]:
+async def _lab(one: Server, containers: int) -> AsyncIterator[ApiLab]:
     """The API on a Unix socket before a pool of so many ready containers."""
-    client = await _connected(server.address)
-    line = [sys.executable, "-m", "bench.fake_worker", server.address, POOL]
+    line = [sys.executable, "-m", "bench.fake_worker", one.address, POOL]
     worker = await asyncio.create_subprocess_exec(*line)
     try:
-        host = FakeHost(POOL, QUEUE)
-        pool = Pool(client, host, POOL, _config(containers), Workers(client, host))
-        await pool.configure()
-        await _until(pool, lambda status: status.counts.ready >= containers)
+        pool = await ready_pool(one.address, containers)
         with tempfile.TemporaryDirectory(prefix="greenroom-bench-") as folder:
-            messages = PoolClient(client, in_flight=server.in_flight)
+            messages = PoolClient(pool.client, in_flight=one.in_flight)
             async with serving(pool, Path(folder), messages) as lab:
                 yield lab
     finally:
         worker.terminate()
         await worker.wait()
+
+
+async def ready_pool(address: str, containers: int) -> Pool:
+    """A pool of so many ready containers, whose worker runs already."""
+    client = await _connected(address)
+    host = FakeHost(POOL, QUEUE)
+    pool = Pool(client, host, POOL, _config(containers), Workers(client, host))
+    await pool.configure()
+    await until(pool, lambda status: status.counts.ready >= containers)
+    return pool
 
 
 async def _connected(address: str) -> Client:
@@ -234,7 +241,7 @@ def _config(containers: int) -> PoolConfig:
 
 async def _alone(lab: ApiLab, count: int, url: str = "", token: str = "") -> list[float]:
     """Claims one after another; over TCP where a ``url`` is given."""
-    await _until(lab.pool, lambda status: status.counts.ready >= BURST)
+    await until(lab.pool, lambda status: status.counts.ready >= BURST)
     names = [f"alone{'-tcp' if url else ''}-{number}" for number in range(count)]
     headers = {"Authorization": f"Bearer {token}"}
     remote = httpx.AsyncClient(base_url=url, headers=headers, trust_env=False)
@@ -292,10 +299,10 @@ async def _release_all(lab: ApiLab) -> None:
             if lease is not None:
                 order = ReleaseRequest(claim_id=lease.claim_id, token=lease.token, save=False)
                 await lab.state.client.release_by_signal(POOL, order)
-    await _until(lab.pool, lambda now: not any(slot.claim_id for slot in now.containers))
+    await until(lab.pool, lambda now: not any(slot.claim_id for slot in now.containers))
 
 
-async def _until(pool: Pool, wanted: Callable[[PoolStatus], bool]) -> PoolStatus:
+async def until(pool: Pool, wanted: Callable[[PoolStatus], bool]) -> PoolStatus:
     """Seldom enough that asking is no load."""
     while not wanted(status := await pool.status()):  # noqa: ASYNC110 - asked of a server
         await asyncio.sleep(0.5)
