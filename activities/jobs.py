@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ OUTPUT_LIMIT = 64 << 20
 _NAMES = ("stdout", "stderr")
 _STATE = "job.json"
 _PAUSE_S = 0.3
+_CODE = re.compile(r"[0-9]{1,3}")
 _FOLLOWED, _VANISHED, _UNREADABLE, _NOT_STARTED = 0, 3, 4, 5
 
 _RUNNER = r"""
@@ -204,7 +206,7 @@ def kill(engine: Engine, job: Job) -> None:
 def _exit_code(engine: Engine, job: Job) -> int:
     told = engine.capture(_beside(job, 'cat "$1/code"', job.place), no_tick, 64)
     text = told.stdout.strip()
-    if told.code != 0 or not text.isdigit():
+    if told.code != 0 or not _CODE.fullmatch(text):  # a file of the container: it may hold anything
         raise EngineError(f"the exit code of {job.key} cannot be read")
     return int(text)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from contextlib import suppress
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -62,13 +61,25 @@ class Guard:
                 return
             await self._app(scope, body.receive, send)
         else:
-            watch = _Watch(receive, lambda: self._still_good(token))
-            try:
-                await self._app(scope, watch.receive, send)
-            finally:
-                watch.stop()
-            if watch.over:
-                with suppress(RuntimeError, OSError):  # closed already
+            await self._watched(scope, receive, send, token)
+
+    async def _watched(
+        self, scope: Scope, receive: Receive, send: Send, token: TokenRecord | None
+    ) -> None:
+        """A WebSocket, whatever it waits for, until it ends or its token is not good any more."""
+        serving = asyncio.ensure_future(self._app(scope, receive, send))
+        try:
+            while not (await asyncio.wait({serving}, timeout=WATCH_S))[0]:
+                if not self._still_good(token):
+                    break
+        finally:
+            over = serving.cancel()
+            ended = await asyncio.gather(serving, return_exceptions=True)
+        if not over and isinstance(ended[0], BaseException):
+            raise ended[0]
+        if over:
+            with suppress(RuntimeError, OSError, TimeoutError):  # closed already, or not reading
+                async with asyncio.timeout(WATCH_S):
                     await send({"type": "websocket.close", "code": 1008, "reason": _NOT_GOOD})
 
     async def _admit(self, scope: Scope) -> tuple[Rule, TokenRecord | None]:
@@ -173,33 +184,3 @@ class _Body:
         if self._seen > self._limit:
             raise Refused(self.too_large())
         return message
-
-
-class _Watch:
-    """A WebSocket's messages; a disconnection once ``good`` says no."""
-
-    def __init__(self, receive: Receive, good: Callable[[], bool]) -> None:
-        self._receive = receive
-        self._good = good
-        self._pending: asyncio.Future[Message] | None = None
-        self._looked = time.monotonic()
-        self.over = False
-
-    async def receive(self) -> Message:
-        while not self.over:
-            if self._pending is None:
-                self._pending = asyncio.ensure_future(self._receive())
-            await asyncio.wait({self._pending}, timeout=WATCH_S)
-            if time.monotonic() - self._looked >= WATCH_S:
-                self._looked = time.monotonic()
-                self.over = not self._good()
-            elif self._pending.done():
-                break
-        if self.over or self._pending is None:
-            return {"type": "websocket.disconnect", "code": 1008}
-        message, self._pending = self._pending.result(), None
-        return message
-
-    def stop(self) -> None:
-        if self._pending is not None:
-            self._pending.cancel()

@@ -46,7 +46,7 @@ async def find_lease(
 ) -> FoundLease:
     """The live lease of a claim. Raises NotFoundError, FencedError (another token), UsageError."""
     check_claim_id(claim_id)
-    found = _on_this_host(state, claim_id) or await _from_keepers(state, claim_id, pool)
+    found = _on_this_host(state, claim_id, pool) or await _from_keepers(state, claim_id, pool)
     if token is not None and token != found.token:
         raise FencedError(f"token {token} is not that of the live lease of claim {claim_id}")
     return found
@@ -88,12 +88,12 @@ def _check_live(slot: SlotRecord, now: float) -> None:
         raise NotFoundError(f"claim {lease.claim_id} ended: expired")
 
 
-def _on_this_host(state: ApiState, claim_id: str) -> FoundLease | None:
+def _on_this_host(state: ApiState, claim_id: str, pool: str) -> FoundLease | None:
     slot = state.host.slot_of_claim(claim_id)
     if slot is None or slot.lease is None or slot.lease.claim_id != claim_id:
         return None
-    if not state.grant.sees(slot.pool):
-        return None
+    if not state.grant.sees(slot.pool) or pool not in {"", slot.pool}:
+        return None  # another pool's claim of the same id
     _check_live(slot, time.time())
     lease = slot.lease
     return FoundLease(

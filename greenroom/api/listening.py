@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+import h11
 import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp
@@ -73,6 +74,11 @@ class BoundedHttp(H11Protocol):
         super().data_received(data)
         if not self._between_requests():
             self._stop_timer()
+
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        """Uvicorn's own. Its head is there; what comes next is another protocol's."""
+        self._stop_timer()
+        super().handle_websocket_upgrade(event)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Asyncio's own."""

@@ -28,11 +28,19 @@ def progress(step: str, detail: str) -> None:
     say(f"{step:<12} {detail}")
 
 
+def plain(value: object) -> str:
+    """Text of a container as people may see it: what would steer their terminal is spelled out."""
+    return "".join(
+        one if one.isprintable() or one in "\n\t" else one.encode("unicode_escape").decode()
+        for one in str(value)
+    )
+
+
 def table(rows: Sequence[Sequence[object]], head: Sequence[str]) -> None:
     """Rows in aligned columns under a head, on stdout; no rows: nothing."""
     if not rows:
         return
-    cells = [[*map(str.upper, head)], *([str(cell) for cell in row] for row in rows)]
+    cells = [[*map(str.upper, head)], *([plain(cell) for cell in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
     for row in cells:
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
@@ -41,7 +49,7 @@ def table(rows: Sequence[Sequence[object]], head: Sequence[str]) -> None:
 
 def fields(pairs: Sequence[tuple[str, object]]) -> None:
     """Names and values in two aligned columns on stdout; empty values are left out."""
-    shown = [(name, str(value)) for name, value in pairs if value not in (None, "")]
+    shown = [(name, plain(value)) for name, value in pairs if value not in (None, "")]
     width = max((len(name) for name, _ in shown), default=0)
     for name, value in shown:
         print(f"{name:<{width}}  {value}")

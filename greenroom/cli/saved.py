@@ -14,7 +14,7 @@ import click
 from greenroom.cli.applying import Work, apply_work, unpack
 from greenroom.cli.http_client import PATIENCE_S, Api, open_api
 from greenroom.cli.options import json_option
-from greenroom.cli.output import counted, emit, fields, say, since, size, table
+from greenroom.cli.output import counted, emit, fields, plain, say, since, size, table
 from greenroom.core.errors import BackendError, NotFoundError, UsageError
 from greenroom.core.wire import error_of, url
 
@@ -204,4 +204,4 @@ def _lines(thing: str, count: int, lines: list[str]) -> None:
         return
     print(f"{counted(count, thing) if not thing.endswith(':') else f'{count} {thing}'}")
     for line in lines:
-        print(f"  {line}")
+        print(f"  {plain(line)}")
