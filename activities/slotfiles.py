@@ -100,7 +100,14 @@ def all_slots(paths: StatePaths) -> list[str]:
 
 
 def index_claim(paths: StatePaths, claim_id: str, container: str) -> None:
-    """Note which container a claim has. Raises OSError."""
+    """Note which container a claim has. Raises OSError.
+
+    Ids are the pools' own, the index is the host's: while a claim of another pool lives under the
+    same id, its entry stays, and who asks by the id alone never gets somebody else's container.
+    """
+    own, taken = read_slot(paths, container), slot_of_claim(paths, claim_id)
+    if own is not None and taken is not None and taken.pool != own.pool and not taken.has_ended:
+        return
     paths.claims.mkdir(mode=0o700, parents=True, exist_ok=True)
     fresh = paths.claims / f".{secrets.token_hex(8)}"
     fresh.write_text(container)

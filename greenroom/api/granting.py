@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from greenroom.api.state import ApiState, PersonalParts
 from greenroom.core.errors import (
+    ConflictError,
     CorpseError,
     FencedError,
     GreenroomError,
@@ -105,6 +106,9 @@ async def take(taking: Taking) -> ClaimDocument | GroupDocument:
     Raises any error of a claim and of arming; what the caller will not hear of is given back.
     """
     stages, wanted = _Stages(), taking.wanted
+    taken = taking.state.host.slot_of_claim(wanted.claim_id)
+    if taken is not None and taken.pool != taking.pool and not taken.has_ended:
+        raise ConflictError(f"claim id {wanted.claim_id} is in use on this host: take another one")
     reply = await taking.state.client.claim(taking.pool, wanted)
     stages.end("keeper")
     if wanted.count == 1:

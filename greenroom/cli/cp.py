@@ -50,7 +50,8 @@ def command(source: str, target: str, as_json: bool) -> None:  # noqa: FBT001
     if as_json:
         emit(told)
     else:
-        print(f"{told['files']} files, {size(told['bytes'])} to {told['target']}")
+        files = "1 file" if told["files"] == 1 else f"{told['files']} files"
+        print(f"{files}, {size(told['bytes'])} to {told['target']}")
 
 
 def _remote(text: str) -> tuple[str, str] | None:

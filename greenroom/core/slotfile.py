@@ -90,6 +90,11 @@ class SlotRecord(BaseModel):
     lease: HostLease | None = None
 
     @property
+    def has_ended(self) -> bool:
+        """Whether nobody holds it, or its holder's time is over."""
+        return self.phase is Phase.ENDED or self.lease is None or self.lease.ended
+
+    @property
     def policy(self) -> Policy:
         """The policy of the present phase; a missing one allows nothing."""
         return self.policies.get(self.phase, Policy())

@@ -76,6 +76,23 @@ def test_a_broken_file_says_so(paths: StatePaths) -> None:
         read_slot(paths, "C1")
 
 
+def test_the_same_id_in_another_pool_does_not_take_over(paths: StatePaths) -> None:
+    lease = HostLease(claim_id="k", token=1, expires_at=0)
+    write_slot(paths, SlotRecord(container="C1", pool="p", lease=lease))
+    write_slot(paths, SlotRecord(container="C2", pool="q", lease=lease))
+    index_claim(paths, "k", "C1")
+    index_claim(paths, "k", "C2")
+    found = slot_of_claim(paths, "k")
+    assert found is not None
+    assert found.container == "C1"
+    ended = lease.model_copy(update={"ended": True})
+    write_slot(paths, SlotRecord(container="C1", pool="p", lease=ended))
+    index_claim(paths, "k", "C2")
+    found = slot_of_claim(paths, "k")
+    assert found is not None
+    assert found.container == "C2"
+
+
 def test_the_index_leads_to_the_claims_own_container_only(paths: StatePaths) -> None:
     lease = HostLease(claim_id="k", token=1, expires_at=0)
     write_slot(paths, SlotRecord(container="C1", pool="p", lease=lease))

@@ -12,6 +12,8 @@ import pytest_asyncio
 
 from greenroom.core.errors import EngineError, GreenroomError, UsageError
 from greenroom.core.messages import ClaimRequest
+from greenroom.core.policy import Phase
+from greenroom.core.slotfile import HostLease, SlotRecord
 from tests.workflows.api_lab import ApiLab, serving
 from tests.workflows.pools import Pool, history_of
 
@@ -60,6 +62,17 @@ async def test_the_same_id_gets_the_same_container_and_another_request_is_refuse
     other = await lab.cli("claim", name, "--id", "c2", "--ttl", "5m", "--json")
     assert other.code == 2
     assert other.json["error"] == "conflict"
+
+
+async def test_an_id_that_lives_in_another_pool_of_the_host_is_refused(lab: ApiLab) -> None:
+    """Who asks by the id alone must not reach a stranger's container."""
+    lease = HostLease(claim_id="theirs", token=1, expires_at=0.0, policy_armed=True)
+    lab.host.slots["X"] = SlotRecord(container="X", pool="other", phase=Phase.CLAIMED, lease=lease)
+    refused = await lab.cli("claim", lab.pool.name, "--id", "theirs", "--json")
+    assert (refused.code, refused.json["error"]) == (2, "conflict")
+    assert (await lab.pool.status()).counts.claimed == 0
+    lab.host.slots["X"] = lab.host.slots["X"].model_copy(update={"phase": Phase.ENDED})
+    assert (await lab.cli("claim", lab.pool.name, "--id", "theirs", "--json")).code == 0
 
 
 async def test_personal_parts_reach_the_host_and_never_temporal(
