@@ -23,12 +23,18 @@ class Claimant:
         self._claim_id = claim_id
         self._reply_to = reply_to
         self._verdict: WaitVerdict | None = None
+        self._withdrawn: WaitVerdict | None = None
 
     @workflow.signal(name="verdict")
     def verdict(self, verdict: WaitVerdict) -> None:
-        """The keeper's answer; the latest grant counts (a dead container is replaced)."""
+        """The keeper's answer; the latest grant counts (a dead container is replaced).
+
+        A refusal after a grant: while it waited for such a replacement, its pool was stopped.
+        """
         if self._verdict is None or verdict.granted():
             self._verdict = verdict
+        else:
+            self._withdrawn = verdict
 
     async def _heard(self, patience: timedelta) -> WaitVerdict | None:
         try:

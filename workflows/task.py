@@ -24,6 +24,8 @@ with workflow.unsafe.imports_passed_through():
         WaitVerdict,
     )
     from greenroom.core.names import (
+        check_claim_id,
+        check_pool_name,
         host_queue,
         keeper_id,
         long_queue,
@@ -69,6 +71,11 @@ class Task(Claimant):
         if start.plain:
             message = f"a Task must not carry {', '.join(start.plain)} in the clear: seal them"
             raise failures.refusal(UsageError(message))
+        try:  # Temporal takes no longer ids and attributes, however often they are tried
+            check_pool_name(self._pool)
+            check_claim_id(self._claim_id)
+        except UsageError as error:
+            raise failures.refusal(error) from error
         while True:
             result = await self._try()
             if result.outcome not in _UNCERTAIN or self._attempt >= start.retry.attempts:
@@ -81,7 +88,7 @@ class Task(Claimant):
         self._attempt += 1
         self._claim_id = f"{self._first_id[:90]}-{self._attempt}"
         self._phase, self._armed = "waiting", 0
-        self._verdict = self._ended = None
+        self._verdict = self._withdrawn = self._ended = None
 
     async def _try(self) -> TaskResult:
         workflow.upsert_search_attributes(
@@ -152,6 +159,7 @@ class Task(Claimant):
                 lambda held=lease: (  # type: ignore[misc]  # bound at once
                     self._armed >= held.token
                     or self._ended is not None
+                    or self._withdrawn is not None
                     or self._lease().token != held.token
                 )
             )
@@ -159,6 +167,8 @@ class Task(Claimant):
                 continue  # that container was dead, and the claim has another one
             if self._ended is not None:
                 return lease, _never_ran(self._ended)
+            if self._withdrawn is not None:
+                raise self._refused(self._withdrawn)
             self._phase = "running"
             return lease, await self._run(lease)
 

@@ -16,7 +16,7 @@ from workflows.task import Task
 Handle = WorkflowHandle[Task, TaskResult]
 
 
-async def start(pool: Pool, claim_id: str, **fields: object) -> Handle:
+async def start(pool: Pool, claim_id: str, /, **fields: object) -> Handle:
     given = TaskInput.model_validate({"pool": pool.name, "command": ["make"], **fields})
     ident = task_workflow_id(pool.name, claim_id)
     return await pool.client.start_workflow(Task.run, given, id=ident, task_queue=WORKFLOW_QUEUE)
@@ -118,6 +118,36 @@ async def test_a_pool_that_is_taken_down_ends_its_tasks(full: Pool) -> None:
     result = await task.result()
     assert result.outcome == "ended"
     assert result.saved is not None
+
+
+async def test_a_task_that_waits_for_another_container_hears_that_its_pool_goes_down(
+    full: Pool,
+) -> None:
+    """The refusal comes after a grant, whose container was dead."""
+    full.host.gate("clone_in")
+    gate = full.host.gate("arm_lease")
+    before = (await full.status()).containers
+    others = [await full.claim(f"other-{number}") for number in range(1, len(before))]
+    task = await start(full, "a")
+    await full.until(lambda status: status.counts.claimed == len(others) + 1)
+    (dead,) = [s.container for s in (await full.status()).containers if s.claim_id == "a"]
+    full.host.dead.add(dead)
+    gate.set()
+    await full.until(lambda status: status.queue == 1)
+    await full.suspend(force=True)
+    with refused("no_container"):
+        await task.result()
+    full.host.gates["clone_in"].set()
+    await nothing_is_held(full)
+
+
+@pytest.mark.parametrize("wrong", [{"claim_id": "a" * 3000}, {"pool": "p" * 2000}])
+async def test_a_task_with_a_name_that_cannot_be_says_so(
+    pool: Pool, wrong: dict[str, str]
+) -> None:
+    with refused("usage"):
+        await (await start(pool, "a", **wrong)).result()
+    assert not pool.host.runs
 
 
 async def test_a_task_without_a_pool_says_so(pool: Pool) -> None:
