@@ -14,8 +14,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from greenroom.core.errors import GreenroomError
 from greenroom.core.messages import ClaimReply, ClaimRequest
 
-MOST = 200
-"""Containers asked for in one Update: the answers stay far below what one message may carry."""
+MOST = 100
+"""Containers asked for in one Update: the answers stay far below what one message may carry, and
+the keeper, whose queue may be long, far below the 2 s that a workflow task may compute."""
 MOST_BYTES = 512 * 1024
 """Of the requests in one Update. A claim beyond either bound goes alone."""
 
@@ -58,9 +59,8 @@ class Coalescer:
     async def _send_batch(self, batch: list[Asking]) -> None:
         answers: Sequence[Answer | Exception]
         try:
-            answers = await self._send([request for request, _ in batch])
-            if len(answers) != len(batch):
-                raise RuntimeError(f"{len(answers)} answers to {len(batch)} claims")
+            told = await self._send([request for request, _ in batch])
+            answers = [answer for _, answer in zip(batch, told, strict=True)]
         except asyncio.CancelledError:
             for _, future in batch:
                 future.cancel()

@@ -142,9 +142,7 @@ async def test_a_task_that_waits_for_another_container_hears_that_its_pool_goes_
 
 
 @pytest.mark.parametrize("wrong", [{"claim_id": "a" * 3000}, {"pool": "p" * 2000}])
-async def test_a_task_with_a_name_that_cannot_be_says_so(
-    pool: Pool, wrong: dict[str, str]
-) -> None:
+async def test_a_task_with_a_name_that_cannot_be_says_so(pool: Pool, wrong: dict[str, str]) -> None:
     with refused("usage"):
         await (await start(pool, "a", **wrong)).result()
     assert not pool.host.runs
