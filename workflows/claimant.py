@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 
 from temporalio import workflow
@@ -52,6 +53,8 @@ class Claimant:
                 await keeper.signal("cancel", request)
             except ApplicationError as error:
                 return WaitVerdict(reason=EndReason.LOST, detail=error.message)
+            if reason is not EndReason.CANCELLED:
+                notice_cancelling()
             verdict = await self._heard(ASK_AGAIN)
             if verdict is not None:
                 return verdict
@@ -67,3 +70,9 @@ class Claimant:
                 await keeper.signal("release", release)
             except ApplicationError as error:
                 workflow.logger.warning("keeper is gone: %s", error.message)
+
+
+def notice_cancelling() -> None:
+    """Raise CancelledError in a cancelled workflow: the SDK's Signals swallow it on their way."""
+    if workflow.cancellation_reason() is not None:
+        raise asyncio.CancelledError

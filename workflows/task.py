@@ -42,7 +42,7 @@ with workflow.unsafe.imports_passed_through():
         TaskStatus,
     )
     from workflows import failures
-    from workflows.claimant import Claimant
+    from workflows.claimant import Claimant, notice_cancelling
     from workflows.outbox import CLAIM, POOL
 
 SAVING = timedelta(minutes=30)
@@ -138,6 +138,7 @@ class Task(Claimant):
             await keeper.signal("claim", request)
         except ApplicationError as error:
             raise failures.refusal(NotFoundError(f"no pool {self._pool}")) from error
+        notice_cancelling()
         verdict = await self._heard(timedelta(seconds=start.wait_s))
         verdict = verdict or await self._give_up(EndReason.TIMED_OUT)
         if verdict.lease is None:

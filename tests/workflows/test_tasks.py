@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from temporalio.client import WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import CancelledError
@@ -68,6 +70,23 @@ async def test_a_task_that_waits_can_be_cancelled_and_gives_up_in_time(pool: Poo
     assert (await pool.status()).queue == 0
     pool.host.gates["clone_in"].set()
     assert not pool.host.runs
+
+
+async def test_a_task_can_be_cancelled_from_its_first_moment_on(pool: Pool) -> None:
+    """Also while its claim is on the way to the keeper: an SDK's Signal then takes no notice."""
+    pool.host.gate("clone_in")
+    await pool.configure()
+    tasks = []
+    for number in range(12):
+        task = await start(pool, f"t{number}")
+        await asyncio.sleep(number * 0.002)
+        await task.cancel()
+        tasks.append(task)
+    for task in tasks:
+        with pytest.raises(WorkflowFailureError) as caught:
+            await task.result()
+        assert isinstance(caught.value.cause, CancelledError)
+    assert (await pool.status()).queue == 0
 
 
 async def test_a_dead_container_costs_a_task_nothing_before_its_command_runs(full: Pool) -> None:
