@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 
 from temporalio import workflow
@@ -23,12 +24,18 @@ class Claimant:
         self._claim_id = claim_id
         self._reply_to = reply_to
         self._verdict: WaitVerdict | None = None
+        self._withdrawn: WaitVerdict | None = None
 
     @workflow.signal(name="verdict")
     def verdict(self, verdict: WaitVerdict) -> None:
-        """The keeper's answer; the latest grant counts (a dead container is replaced)."""
+        """The keeper's answer; the latest grant counts (a dead container is replaced).
+
+        A refusal after a grant: while it waited for such a replacement, its pool was stopped.
+        """
         if self._verdict is None or verdict.granted():
             self._verdict = verdict
+        else:
+            self._withdrawn = verdict
 
     async def _heard(self, patience: timedelta) -> WaitVerdict | None:
         try:
@@ -46,6 +53,8 @@ class Claimant:
                 await keeper.signal("cancel", request)
             except ApplicationError as error:
                 return WaitVerdict(reason=EndReason.LOST, detail=error.message)
+            if reason is not EndReason.CANCELLED:
+                notice_cancelling()
             verdict = await self._heard(ASK_AGAIN)
             if verdict is not None:
                 return verdict
@@ -61,3 +70,9 @@ class Claimant:
                 await keeper.signal("release", release)
             except ApplicationError as error:
                 workflow.logger.warning("keeper is gone: %s", error.message)
+
+
+def notice_cancelling() -> None:
+    """Raise CancelledError in a cancelled workflow: the SDK's Signals swallow it on their way."""
+    if workflow.cancellation_reason() is not None:
+        raise asyncio.CancelledError

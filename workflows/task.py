@@ -24,6 +24,8 @@ with workflow.unsafe.imports_passed_through():
         WaitVerdict,
     )
     from greenroom.core.names import (
+        check_claim_id,
+        check_pool_name,
         host_queue,
         keeper_id,
         long_queue,
@@ -40,7 +42,7 @@ with workflow.unsafe.imports_passed_through():
         TaskStatus,
     )
     from workflows import failures
-    from workflows.claimant import Claimant
+    from workflows.claimant import Claimant, notice_cancelling
     from workflows.outbox import CLAIM, POOL
 
 SAVING = timedelta(minutes=30)
@@ -69,6 +71,11 @@ class Task(Claimant):
         if start.plain:
             message = f"a Task must not carry {', '.join(start.plain)} in the clear: seal them"
             raise failures.refusal(UsageError(message))
+        try:  # Temporal takes no longer ids and attributes, however often they are tried
+            check_pool_name(self._pool)
+            check_claim_id(self._claim_id)
+        except UsageError as error:
+            raise failures.refusal(error) from error
         while True:
             result = await self._try()
             if result.outcome not in _UNCERTAIN or self._attempt >= start.retry.attempts:
@@ -81,7 +88,7 @@ class Task(Claimant):
         self._attempt += 1
         self._claim_id = f"{self._first_id[:90]}-{self._attempt}"
         self._phase, self._armed = "waiting", 0
-        self._verdict = self._ended = None
+        self._verdict = self._withdrawn = self._ended = None
 
     async def _try(self) -> TaskResult:
         workflow.upsert_search_attributes(
@@ -131,6 +138,7 @@ class Task(Claimant):
             await keeper.signal("claim", request)
         except ApplicationError as error:
             raise failures.refusal(NotFoundError(f"no pool {self._pool}")) from error
+        notice_cancelling()
         verdict = await self._heard(timedelta(seconds=start.wait_s))
         verdict = verdict or await self._give_up(EndReason.TIMED_OUT)
         if verdict.lease is None:
@@ -152,6 +160,7 @@ class Task(Claimant):
                 lambda held=lease: (  # type: ignore[misc]  # bound at once
                     self._armed >= held.token
                     or self._ended is not None
+                    or self._withdrawn is not None
                     or self._lease().token != held.token
                 )
             )
@@ -159,6 +168,8 @@ class Task(Claimant):
                 continue  # that container was dead, and the claim has another one
             if self._ended is not None:
                 return lease, _never_ran(self._ended)
+            if self._withdrawn is not None:
+                raise self._refused(self._withdrawn)
             self._phase = "running"
             return lease, await self._run(lease)
 

@@ -75,6 +75,7 @@ from greenroom.core.pool_messages import (
     SuspendRequest,
 )
 from greenroom.core.records import Lease
+from greenroom.core.requests import check_form
 
 ANSWER_S = 30.0
 """How long an answer that needs no preparation may take before Temporal counts as unreachable."""
@@ -123,6 +124,7 @@ class PoolClient:
 
         One keeper Update, which claims that come at the same time share (``client.coalesce``).
         """
+        check_form(request)  # a wrong one would be refused together with all that share its Update
         if pool not in self._claims:
             self._claims[pool] = Coalescer(partial(self._claim_each, pool))
         return await self._claims[pool].claim(request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from greenroom.core.errors import UsageError
 from greenroom.core.ledger import Ledger, Slot, Waiting
 from greenroom.core.lifecycle import EndReason, Event
 from greenroom.core.messages import (
@@ -16,8 +17,13 @@ from greenroom.core.messages import (
     WaitInput,
     WaitVerdict,
 )
-from greenroom.core.names import container_workflow_id, member_id, wait_workflow_id
-from greenroom.core.queue import ready_slots, views
+from greenroom.core.names import (
+    WORKFLOW_ID_BYTES,
+    container_workflow_id,
+    member_id,
+    wait_workflow_id,
+)
+from greenroom.core.queue import ready_slots, view_of
 from greenroom.core.records import Lease, MissReason, SavedWork
 from greenroom.core.requests import asked_by
 
@@ -95,8 +101,9 @@ def retire_corpse(ledger: Ledger, slot: Slot, now: float) -> None:
 
 def queued(ledger: Ledger, waiting: Waiting, now: float) -> ClaimReply:
     """The answer to a claim that waits."""
-    claim_id = waiting.request.claim_id
-    view = next(view for view in views(ledger, now) if view.claim_id == claim_id)
+    view = view_of(ledger, waiting.request.claim_id, now)
+    if view is None:
+        raise AssertionError(f"not in the queue: {waiting.request.claim_id}")
     reason: MissReason = view.miss_reason  # type: ignore[assignment]
     return ClaimReply(
         outcome="queued",
@@ -140,6 +147,12 @@ def tell_ended(ledger: Ledger, slot: Slot, reason: EndReason) -> None:
         claim_id=slot.lease.claim_id, container=slot.container, reason=reason, saved=never
     )
     ledger.post("signal", slot.brought.reply_to, "ended", news)
+
+
+def check_receiver(ledger: Ledger, claim: ClaimRequest | CancelClaim) -> None:
+    """Refuse a claim of which no workflow could be told. Raises UsageError."""
+    if len(_waiting_workflow(ledger, claim).encode()) > WORKFLOW_ID_BYTES:
+        raise UsageError("claim_id or reply_to is too long to be told of")
 
 
 def _waiting_workflow(ledger: Ledger, claim: ClaimRequest | CancelClaim) -> str:

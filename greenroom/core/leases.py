@@ -6,9 +6,6 @@ choosing and marking a container cannot be torn apart.
 
 from __future__ import annotations
 
-import json
-
-from greenroom.core.config import LEAST_HEARTBEAT_S
 from greenroom.core.errors import (
     FencedError,
     GreenroomError,
@@ -17,6 +14,7 @@ from greenroom.core.errors import (
     UsageError,
 )
 from greenroom.core.grants import (
+    check_receiver,
     choose,
     grant,
     queued,
@@ -41,11 +39,10 @@ from greenroom.core.messages import (
     ReleaseRequest,
     WaitVerdict,
 )
-from greenroom.core.names import check_claim_id, check_holder
 from greenroom.core.plan import STREAK_LIMIT
 from greenroom.core.queue import count_passed, held_back, live_leases, next_turn, ready_slots
 from greenroom.core.records import MissReason
-from greenroom.core.requests import check_brought, check_cargo, check_count, check_free, impossible
+from greenroom.core.requests import check_cargo, check_count, check_form, check_free, impossible
 
 __all__ = [
     "cancel",
@@ -61,33 +58,16 @@ __all__ = [
     "retire_corpse",
 ]
 
-PRIORITIES = 100
-LABEL_BYTES = 1024
-"""What a claim may carry into the ledger, whose size is bounded."""
 SIGNAL_PATIENCE_S = 3600.0
 """How long a claim by Signal waits when it does not say."""
 
 
 def check_request(ledger: Ledger, request: ClaimRequest) -> None:
     """Refuse a malformed request; raises UsageError and changes nothing (no event is written)."""
-    check_claim_id(request.claim_id)
+    check_form(request)
     longest = ledger.config.lease.max_ttl
-    if not 0 <= request.ttl_s <= longest:  # this way round it refuses what is not a number too
+    if request.ttl_s > longest:
         raise UsageError(f"ttl_s {request.ttl_s:g} is not within 1 and the pool's {longest:g}")
-    if not request.wait_s >= 0:
-        raise UsageError(f"wait_s {request.wait_s:g} is not 0 or more")
-    if abs(request.priority) > PRIORITIES:
-        raise UsageError(
-            f"priority {request.priority} is not within -{PRIORITIES} and {PRIORITIES}"
-        )
-    if request.heartbeat_s != 0 and not request.heartbeat_s >= LEAST_HEARTBEAT_S:
-        raise UsageError(
-            f"heartbeat_s {request.heartbeat_s:g} is neither 0 nor at least {LEAST_HEARTBEAT_S:g}"
-        )
-    check_holder(request.holder)
-    if len(json.dumps(request.labels)) > LABEL_BYTES:
-        raise UsageError(f"labels take more than {LABEL_BYTES} bytes")
-    check_brought(request)
     check_count(ledger, request)
 
 
@@ -135,13 +115,21 @@ def _answer(ledger: Ledger, request: ClaimRequest, now: float) -> ClaimAnswer:
 def claim_with_wait(ledger: Ledger, request: ClaimRequest, now: float) -> None:
     """A claim by Signal: the answer, whatever it is, becomes the result of its Wait.
 
-    With ``reply_to`` there is no Wait: that workflow is told.
+    With ``reply_to`` there is no Wait: that workflow is told. Raises the refusal where nobody can
+    be told: no workflow can have such an id, or it is that of another request's Wait.
     """
+    check_receiver(ledger, request)
     patient = request.model_copy(update={"wait_s": request.wait_s or SIGNAL_PATIENCE_S})
     try:
         reply = claim(ledger, patient, now)
     except GreenroomError as error:
-        start_wait(ledger, patient)
+        if not request.reply_to and place_in_queue(ledger, request.claim_id, now) is not None:
+            raise  # the refusal would end the Wait of the claim that waits under this id
+        # Of a refused request nothing but its name is sure to be within bounds.
+        bare = ClaimRequest(
+            claim_id=request.claim_id, reply_to=request.reply_to, wait_s=SIGNAL_PATIENCE_S
+        )
+        start_wait(ledger, bare)
         refused = WaitVerdict(detail=f"{error.code}: {error.message}", code=error.code)
         tell_wait(ledger, request, refused)
         return
@@ -205,7 +193,11 @@ def release(ledger: Ledger, request: ReleaseRequest, now: float) -> None:
 
 
 def cancel(ledger: Ledger, request: CancelClaim, now: float) -> None:
-    """Take a claim out of the queue and tell its Wait; if it was granted, say so again."""
+    """Take a claim out of the queue and tell its Wait; if it was granted, say so again.
+
+    Raises UsageError for a claim that no workflow could stand for.
+    """
+    check_receiver(ledger, request)
     for waiting in ledger.queue:
         if waiting.request.claim_id == request.claim_id:
             _unqueue(ledger, waiting)

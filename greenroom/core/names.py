@@ -12,6 +12,8 @@ _CLAIM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@=+-]{0,99}")
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 HOLDER_CHARACTERS = 200
+WORKFLOW_ID_BYTES = 1000
+"""Temporal's bound. A longer one in a command fails the sender's workflow task for ever."""
 WORKFLOW_QUEUE = "greenroom"
 """The task queue of every workflow."""
 

@@ -171,7 +171,7 @@ def undeliverable(ledger: Ledger, entry: OutboxEntry, now: float) -> None:
         return  # it knew of its lease: its own end is on its way, or it is asked past its time
     if entry.name == "verdict":
         _give_back(ledger, entry, now)
-    elif kind == "container" and name in ledger.slots:
+    elif name in ledger.slots and entry.workflow_id == container_workflow_id(ledger.pool, name):
         slot = ledger.slots[name]
         if entry.name == "claimed" and slot.ending is None:
             leases.regrant(ledger, slot, now)  # it never knew of its lease

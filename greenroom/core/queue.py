@@ -13,6 +13,7 @@ import heapq
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from greenroom.core.ledger import Ledger, Slot, Waiting
 from greenroom.core.lifecycle import PREPARING, State
@@ -82,6 +83,13 @@ def _candidates(ledger: Ledger, newcomer: Waiting | None = None) -> list[tuple[W
     """Claims that no quota holds back, in order, each with its holder's room under the quota."""
     live = live_leases(ledger)
     queue = ordered([*ledger.queue, *([newcomer] if newcomer else [])], live)
+    return _within_quota(ledger, queue, live)
+
+
+def _within_quota(
+    ledger: Ledger, queue: list[Waiting], live: Counter[str]
+) -> list[tuple[Waiting, int]]:
+    """Those of an ordered queue that no quota holds back; ``live`` is used up."""
     bound = ledger.config.claims.per_holder
     if bound is None:
         return [(waiting, waiting.request.count) for waiting in queue]
@@ -170,25 +178,48 @@ def typical_preparation(timings: Sequence[float]) -> float:
 
 def views(ledger: Ledger, now: float) -> list[WaitingView]:
     """The queue as people see it, in order."""
-    if not ledger.queue:
-        return []
-    able = {id(waiting) for waiting, _ in _candidates(ledger)}
-    queue = ordered(ledger.queue, live_leases(ledger))
-    ahead, total = [], 0
-    for waiting in queue:
+    places = _places(ledger)
+    etas = _etas(ledger, places[-1].needed, now) if places else []
+    return [_view(place, etas[place.needed - 1]) for place in places]
+
+
+def view_of(ledger: Ledger, claim_id: str, now: float) -> WaitingView | None:
+    """One claim of ``views``; None when it does not wait. Many come at once, so no more."""
+    for place in _places(ledger):
+        if place.waiting.request.claim_id == claim_id:
+            return _view(place, eta(ledger, place.needed, now))
+    return None
+
+
+class _Place(NamedTuple):
+    """``needed``: how many containers from now serve this claim too."""
+
+    waiting: Waiting
+    position: int
+    needed: int
+    able: bool
+
+
+def _places(ledger: Ledger) -> list[_Place]:
+    live = live_leases(ledger)
+    queue = ordered(ledger.queue, live)
+    able = {id(waiting) for waiting, _ in _within_quota(ledger, queue, live)}
+    places, total = [], 0
+    for position, waiting in enumerate(queue, 1):
         total += waiting.request.count if id(waiting) in able else 0
-        ahead.append(max(1, total))
-    etas = _etas(ledger, ahead[-1], now)
-    return [
-        WaitingView(
-            claim_id=waiting.request.claim_id,
-            holder=waiting.request.holder,
-            position=position,
-            eta_s=etas[needed - 1],
-            miss_reason=waiting.miss_reason if id(waiting) in able else "quota",
-            since=waiting.since,
-            priority=waiting.request.priority,
-            count=waiting.request.count,
-        )
-        for position, (waiting, needed) in enumerate(zip(queue, ahead, strict=True), 1)
-    ]
+        places.append(_Place(waiting, position, max(1, total), id(waiting) in able))
+    return places
+
+
+def _view(place: _Place, eta_s: float) -> WaitingView:
+    waiting = place.waiting
+    return WaitingView(
+        claim_id=waiting.request.claim_id,
+        holder=waiting.request.holder,
+        position=place.position,
+        eta_s=eta_s,
+        miss_reason=waiting.miss_reason if place.able else "quota",
+        since=waiting.since,
+        priority=waiting.request.priority,
+        count=waiting.request.count,
+    )

@@ -7,23 +7,55 @@ from collections.abc import Mapping
 
 from greenroom.core import sealed
 from greenroom.core.brought import Brought
+from greenroom.core.config import LEAST_HEARTBEAT_S
 from greenroom.core.errors import ConflictError, UsageError
 from greenroom.core.ledger import Asked, Ledger, Slot, Waiting
 from greenroom.core.messages import ClaimRequest
-from greenroom.core.names import check_claim_id, member_id, member_of
+from greenroom.core.names import (
+    WORKFLOW_ID_BYTES,
+    check_claim_id,
+    check_holder,
+    member_id,
+    member_of,
+)
 
 PLAIN_BYTES = 200
 CARGO_BYTES = 384 * 1024
 """What all claims may carry together; one with at most PLAIN_BYTES is always taken."""
-WORKFLOW_ID_CHARACTERS = 1000
+PRIORITIES = 100
+LABEL_BYTES = 1024
+"""What a claim may carry into the ledger, whose size is bounded."""
+LONGEST_WAIT_S = 30 * 86400.0
+"""A Wait is a timer, and no timer can be arbitrarily long."""
 _TEXT = 80
 """Characters of a value that an error shows."""
 
 
+def check_form(request: ClaimRequest) -> None:
+    """Refuse what no pool can take, whatever its state. Raises UsageError, SecretError."""
+    check_claim_id(request.claim_id)
+    if not request.ttl_s >= 0:  # this way round it refuses what is not a number too
+        raise UsageError(f"ttl_s {request.ttl_s:g} is not 0 or more")
+    if not 0 <= request.wait_s <= LONGEST_WAIT_S:
+        raise UsageError(f"wait_s {request.wait_s:g} is not within 0 and {LONGEST_WAIT_S:g}")
+    if abs(request.priority) > PRIORITIES:
+        raise UsageError(
+            f"priority {request.priority} is not within -{PRIORITIES} and {PRIORITIES}"
+        )
+    if request.heartbeat_s != 0 and not request.heartbeat_s >= LEAST_HEARTBEAT_S:
+        raise UsageError(
+            f"heartbeat_s {request.heartbeat_s:g} is neither 0 nor at least {LEAST_HEARTBEAT_S:g}"
+        )
+    check_holder(request.holder)
+    if len(json.dumps(request.labels)) > LABEL_BYTES:
+        raise UsageError(f"labels take more than {LABEL_BYTES} bytes")
+    check_brought(request)
+
+
 def check_brought(request: ClaimRequest) -> None:
     """Refuse what a claim must not bring. Raises UsageError, SecretError."""
-    if len(request.reply_to) > WORKFLOW_ID_CHARACTERS:
-        raise UsageError(f"reply_to is longer than {WORKFLOW_ID_CHARACTERS} characters")
+    if len(request.reply_to.encode()) > WORKFLOW_ID_BYTES:
+        raise UsageError(f"reply_to is longer than {WORKFLOW_ID_BYTES} bytes")
     refuse_plain(request)
     sealed.check(request.sealed, request.host_secrets)
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from greenroom.client.coalesce import MOST, Answer, Coalescer
-from greenroom.core.errors import ConflictError, TemporalError
+from greenroom.client import PoolClient
+from greenroom.client.coalesce import MOST, MOST_BYTES, Answer, Coalescer
+from greenroom.core.errors import ConflictError, TemporalError, UsageError
 from greenroom.core.messages import ClaimReply, ClaimRequest
 
 
@@ -83,6 +84,29 @@ async def test_a_burst_is_cut_into_messages_of_bounded_size() -> None:
     assert [len(batch) for batch in keeper.batches] == [MOST, MOST, 5]
 
 
+async def test_a_message_is_bounded_in_containers_and_bytes_too() -> None:
+    keeper = Keeper()
+    coalescer = Coalescer(keeper.send)
+    text = "x" * (MOST_BYTES // 2)
+    asked = [
+        ClaimRequest(claim_id="first"),
+        ClaimRequest(claim_id="big", count=2 * MOST),
+        ClaimRequest(claim_id="one", count=MOST - 1),
+        ClaimRequest(claim_id="two"),
+        ClaimRequest(claim_id="over"),
+        ClaimRequest(claim_id="long", labels={"a": text}),
+        ClaimRequest(claim_id="longer", labels={"a": text}),
+    ]
+    tasks = []
+    for request in asked:
+        tasks.append(asyncio.create_task(coalescer.claim(request)))
+        await asyncio.sleep(0.0)
+        await asyncio.sleep(0.0)
+    keeper.open.set()
+    await asyncio.gather(*tasks)
+    assert keeper.batches == [["first"], ["big"], ["one", "two"], ["over", "long"], ["longer"]]
+
+
 async def test_who_went_away_is_not_asked_for() -> None:
     keeper = Keeper()
     coalescer = Coalescer(keeper.send)
@@ -113,4 +137,33 @@ async def test_a_bug_in_sending_leaves_nobody_waiting() -> None:
     keeper.open.set()
     tasks = await start(coalescer, "a", "b")
     answers = await asyncio.gather(*tasks, return_exceptions=True)
-    assert all(isinstance(answer, BaseException) for answer in answers)
+    assert all(isinstance(answer, ZeroDivisionError) for answer in answers)
+
+
+async def test_a_bug_in_one_update_leaves_nobody_behind_it_waiting() -> None:
+    keeper = Keeper(trouble=ZeroDivisionError())
+    coalescer = Coalescer(keeper.send)
+    first = await start(coalescer, "a")
+    behind = await start(coalescer, "b", "c")
+    keeper.open.set()
+    answers = await asyncio.wait_for(
+        asyncio.gather(*first, *behind, return_exceptions=True), timeout=10
+    )
+    assert all(isinstance(answer, ZeroDivisionError) for answer in answers)
+    assert keeper.batches == [["a"], ["b", "c"]]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"claim_id": "no/name"},
+        {"env": {"TOKEN": "s3cret"}},
+        {"labels": {"a": "x" * 2_000_000}},
+        {"wait_s": 1e14},
+        {"reply_to": "é" * 600},
+    ],
+)
+async def test_a_wrong_claim_never_shares_an_update_with_others(wrong: dict[str, object]) -> None:
+    client = PoolClient(None)  # type: ignore[arg-type]  # it is refused before anything is sent
+    with pytest.raises(UsageError):
+        await client.claim("api", ClaimRequest.model_validate({"claim_id": "a", **wrong}))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from temporalio.client import WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import CancelledError
@@ -16,7 +18,7 @@ from workflows.task import Task
 Handle = WorkflowHandle[Task, TaskResult]
 
 
-async def start(pool: Pool, claim_id: str, **fields: object) -> Handle:
+async def start(pool: Pool, claim_id: str, /, **fields: object) -> Handle:
     given = TaskInput.model_validate({"pool": pool.name, "command": ["make"], **fields})
     ident = task_workflow_id(pool.name, claim_id)
     return await pool.client.start_workflow(Task.run, given, id=ident, task_queue=WORKFLOW_QUEUE)
@@ -70,6 +72,23 @@ async def test_a_task_that_waits_can_be_cancelled_and_gives_up_in_time(pool: Poo
     assert not pool.host.runs
 
 
+async def test_a_task_can_be_cancelled_from_its_first_moment_on(pool: Pool) -> None:
+    """Also while its claim is on the way to the keeper: an SDK's Signal then takes no notice."""
+    pool.host.gate("clone_in")
+    await pool.configure()
+    tasks = []
+    for number in range(12):
+        task = await start(pool, f"t{number}")
+        await asyncio.sleep(number * 0.002)
+        await task.cancel()
+        tasks.append(task)
+    for task in tasks:
+        with pytest.raises(WorkflowFailureError) as caught:
+            await task.result()
+        assert isinstance(caught.value.cause, CancelledError)
+    assert (await pool.status()).queue == 0
+
+
 async def test_a_dead_container_costs_a_task_nothing_before_its_command_runs(full: Pool) -> None:
     gate = full.host.gate("arm_lease")
     task = await start(full, "a")
@@ -118,6 +137,34 @@ async def test_a_pool_that_is_taken_down_ends_its_tasks(full: Pool) -> None:
     result = await task.result()
     assert result.outcome == "ended"
     assert result.saved is not None
+
+
+async def test_a_task_that_waits_for_another_container_hears_that_its_pool_goes_down(
+    full: Pool,
+) -> None:
+    """The refusal comes after a grant, whose container was dead."""
+    full.host.gate("clone_in")
+    gate = full.host.gate("arm_lease")
+    before = (await full.status()).containers
+    others = [await full.claim(f"other-{number}") for number in range(1, len(before))]
+    task = await start(full, "a")
+    await full.until(lambda status: status.counts.claimed == len(others) + 1)
+    (dead,) = [s.container for s in (await full.status()).containers if s.claim_id == "a"]
+    full.host.dead.add(dead)
+    gate.set()
+    await full.until(lambda status: status.queue == 1)
+    await full.suspend(force=True)
+    with refused("no_container"):
+        await task.result()
+    full.host.gates["clone_in"].set()
+    await nothing_is_held(full)
+
+
+@pytest.mark.parametrize("wrong", [{"claim_id": "a" * 3000}, {"pool": "p" * 2000}])
+async def test_a_task_with_a_name_that_cannot_be_says_so(pool: Pool, wrong: dict[str, str]) -> None:
+    with refused("usage"):
+        await (await start(pool, "a", **wrong)).result()
+    assert not pool.host.runs
 
 
 async def test_a_task_without_a_pool_says_so(pool: Pool) -> None:
