@@ -189,7 +189,9 @@ class AsyncClaim:
                 _log.warning("claim %s: a heartbeat was not heard: %s", self.id, error.message)
 
     async def _keep(self, what: str, **body: Any) -> float:  # noqa: ANN401 - JSON
-        self._expires_at = float((await self._ask(what, **body))["expires_at"])
+        told = await self._ask(what, **body)
+        # It never gets shorter: an answer that says so was under way while a later one came.
+        self._expires_at = max(self._expires_at, float(told["expires_at"]))
         return self._expires_at
 
     async def _ask(self, what: str, **body: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
