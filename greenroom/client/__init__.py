@@ -12,7 +12,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from greenroom.client.blocking import Claim, Greenroom, Pool, RunningCommand, Saved
+    from greenroom.client.blocking import Claim, Greenroom, Pool, RunningCommand, Saved, Task
     from greenroom.client.claim import AsyncClaim
     from greenroom.client.commands import AsyncRunningCommand, Chunk, Completed
     from greenroom.client.pool_client import (
@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     )
     from greenroom.client.room import AsyncGreenroom, AsyncPool
     from greenroom.client.saved import AsyncSaved
+    from greenroom.client.task import AsyncTask
 
 _FROM = {
-    "blocking": ("Greenroom", "Pool", "Claim", "RunningCommand", "Saved"),
+    "blocking": ("Greenroom", "Pool", "Claim", "RunningCommand", "Saved", "Task"),
     "claim": ("AsyncClaim",),
     "commands": ("AsyncRunningCommand", "Chunk", "Completed"),
     "pool_client": (
@@ -40,6 +41,7 @@ _FROM = {
     ),
     "room": ("AsyncGreenroom", "AsyncPool"),
     "saved": ("AsyncSaved",),
+    "task": ("AsyncTask",),
 }
 _WHERE = {name: module for module, names in _FROM.items() for name in names}
 
@@ -52,6 +54,7 @@ __all__ = [
     "AsyncPool",
     "AsyncRunningCommand",
     "AsyncSaved",
+    "AsyncTask",
     "Chunk",
     "Claim",
     "Completed",
@@ -60,6 +63,7 @@ __all__ = [
     "PoolClient",
     "RunningCommand",
     "Saved",
+    "Task",
     "connect",
     "ensure_watch",
 ]

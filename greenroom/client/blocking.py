@@ -17,7 +17,9 @@ from greenroom.client.options import ClaimOptions, CommandOptions
 from greenroom.client.portal import Portal
 from greenroom.client.room import AsyncGreenroom, AsyncPool
 from greenroom.client.saved import AsyncSaved
+from greenroom.client.task import AsyncTask, TaskOptions
 from greenroom.core.pool_messages import PoolStatus
+from greenroom.core.task_messages import TaskResult
 
 
 class Greenroom:
@@ -81,6 +83,14 @@ class Pool:
     ) -> ClaimedMany:
         """As ``claim``, for ``count`` containers at once. See ``AsyncPool.claim_many``."""
         return ClaimedMany(self._portal, self._pool.claim_many(count, partial=partial, **options))
+
+    def start_task(self, argv: Sequence[str], **options: Unpack[TaskOptions]) -> Task:
+        """Start a command that needs nobody to wait. See ``AsyncPool.start_task``."""
+        return Task(self._portal, self._portal.run(self._pool.start_task(argv, **options)))
+
+    def task(self, claim_id: str) -> Task:
+        """A Task by its id; asks nothing yet."""
+        return Task(self._portal, self._pool.task(claim_id))
 
     def status(self) -> PoolStatus:
         """How the pool is. Raises NotFoundError."""
@@ -216,6 +226,23 @@ class Claim:
     def release(self, *, discard: bool = False, wait: bool = True) -> Released:
         """End it. See ``AsyncClaim.release``."""
         return self._portal.run(self._claim.release(discard=discard, wait=wait))
+
+
+class Task:
+    """A Task. See ``AsyncTask``."""
+
+    def __init__(self, portal: Portal, task: AsyncTask) -> None:
+        self._portal = portal
+        self._task = task
+        self.id = task.id
+
+    def wait(self, timeout: float | None = None) -> TaskResult:
+        """What it came to. Raises as ``AsyncTask.wait``."""
+        return self._portal.run(self._task.wait(timeout))
+
+    def cancel(self) -> None:
+        """Have its command killed, its work saved, its claim ended. Raises NotFoundError."""
+        self._portal.run(self._task.cancel())
 
 
 class Saved:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Self, Unpack
 
+from greenroom.client import task
 from greenroom.client.address import find_address
 from greenroom.client.claim import AsyncClaim
 from greenroom.client.claiming import Claiming, ClaimingMany
 from greenroom.client.documents import Grant, LiveClaim, SavedRecord
 from greenroom.client.options import ClaimOptions, Wanted
 from greenroom.client.saved import AsyncSaved
+from greenroom.client.task import AsyncTask, TaskOptions
 from greenroom.client.transport import Request, Transport
 from greenroom.core.errors import NotFoundError
 from greenroom.core.pool_messages import PoolStatus
@@ -90,6 +93,17 @@ class AsyncPool:
         """
         wanted = Wanted.of(self.name, options).group(count, partial=partial)
         return ClaimingMany(self._transport, wanted)
+
+    async def start_task(self, argv: Sequence[str], **options: Unpack[TaskOptions]) -> AsyncTask:
+        """Start a command in a container of its own, which needs no program to wait for it.
+
+        Raises NotFoundError, UsageError, ConflictError (a Task of this id has ended already).
+        """
+        return await task.start(self._transport, self.name, argv, options)
+
+    def task(self, claim_id: str) -> AsyncTask:
+        """A Task by its id; asks nothing yet."""
+        return AsyncTask(self._transport, self.name, claim_id)
 
     async def status(self) -> PoolStatus:
         """How the pool is. Raises NotFoundError."""

@@ -31,6 +31,7 @@ from greenroom.core.errors import (
     UsageError,
 )
 from greenroom.core.pool_messages import PoolStatus
+from greenroom.core.task_messages import RunResult
 from tests.workflows.api_lab import ENGINE, ApiLab, serving
 from tests.workflows.fake_engine import FakeEngine, engine
 from tests.workflows.pools import Pool
@@ -299,6 +300,29 @@ async def test_saved_work_is_listed_shown_exported_and_deleted(
     with pytest.raises(NotFoundError):
         await work.export(tmp_path / "again.tar.gz")
     assert [name for name in os.listdir(tmp_path) if "tar.gz" in name] == ["out.tar.gz"]  # noqa: PTH208
+
+
+async def test_a_task_is_started_once_awaited_and_cancelled(
+    lab: ApiLab, wire: tuple[str, Wire]
+) -> None:
+    host, (url, proxy) = lab.pool.host, wire
+    async with AsyncGreenroom(url) as room:
+        pool = room.pool(lab.pool.name)
+        host.results["d1"] = RunResult(outcome="exited", exit_code=5)
+        proxy.losing = 1
+        task = await pool.start_task(["make", "it"], claim_id="d1", timeout=60)
+        assert (await pool.task("d1").wait()).exit_code == 5
+        assert [(run.command, run.timeout_s) for run in host.runs] == [(("make", "it"), 60)]
+        with pytest.raises(ConflictError):
+            await pool.start_task(["make", "it"], claim_id="d1")
+        host.gate("run_task:d2")
+        task = await pool.start_task(["sleep", "1000"], claim_id="d2")
+        await lab.pool.until_true(lambda: len(host.runs) == 2)
+        with pytest.raises(TimeoutError):
+            await task.wait(timeout=0.05)
+        await task.cancel()
+        with pytest.raises(NotFoundError, match="canceled"):
+            await task.wait()
 
 
 async def test_a_claim_that_waits_is_no_live_claim(lab: ApiLab, room: AsyncGreenroom) -> None:
