@@ -12,7 +12,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from greenroom.client.blocking import Claim, Greenroom, Pool, RunningCommand
+    from greenroom.client.blocking import Claim, Greenroom, Pool, RunningCommand, Saved, Task
     from greenroom.client.claim import AsyncClaim
     from greenroom.client.commands import AsyncRunningCommand, Chunk, Completed
     from greenroom.client.pool_client import (
@@ -24,9 +24,11 @@ if TYPE_CHECKING:
         ensure_watch,
     )
     from greenroom.client.room import AsyncGreenroom, AsyncPool
+    from greenroom.client.saved import AsyncSaved
+    from greenroom.client.task import AsyncTask
 
 _FROM = {
-    "blocking": ("Greenroom", "Pool", "Claim", "RunningCommand"),
+    "blocking": ("Greenroom", "Pool", "Claim", "RunningCommand", "Saved", "Task"),
     "claim": ("AsyncClaim",),
     "commands": ("AsyncRunningCommand", "Chunk", "Completed"),
     "pool_client": (
@@ -38,6 +40,8 @@ _FROM = {
         "ensure_watch",
     ),
     "room": ("AsyncGreenroom", "AsyncPool"),
+    "saved": ("AsyncSaved",),
+    "task": ("AsyncTask",),
 }
 _WHERE = {name: module for module, names in _FROM.items() for name in names}
 
@@ -49,6 +53,8 @@ __all__ = [
     "AsyncGreenroom",
     "AsyncPool",
     "AsyncRunningCommand",
+    "AsyncSaved",
+    "AsyncTask",
     "Chunk",
     "Claim",
     "Completed",
@@ -56,6 +62,8 @@ __all__ = [
     "Pool",
     "PoolClient",
     "RunningCommand",
+    "Saved",
+    "Task",
     "connect",
     "ensure_watch",
 ]

@@ -36,6 +36,28 @@ class Released(Message):
     saved: SavedWork | None = None
 
 
+class SavedRecord(SavedWork):
+    """What an ended claim left. ``saved_at`` in epoch seconds; ``base`` is where it began."""
+
+    pool: str
+    claim_id: str
+    saved_at: float
+    reason: str = ""
+    base: str = ""
+    container: str = ""
+    docker_id: str = ""
+    workdir: str = ""
+
+
+class ShownWork(SavedRecord):
+    """With the first lines of each list. ``changed_files``: a letter of git's, a tab, a name."""
+
+    size_bytes: int
+    commit_lines: tuple[str, ...]
+    changed_files: tuple[str, ...]
+    ignored_files: tuple[str, ...]
+
+
 class LiveClaim(SlotView):
     """One entry of the list of live claims."""
 

@@ -1,33 +1,43 @@
-"""Files of a claimed container, read and written by commands in it."""
+"""Files of a claimed container, in and out over the API."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import io
+from typing import IO
 
-from greenroom.client.commands import Completed
-from greenroom.client.options import Command
-from greenroom.core.errors import NotFoundError, UsageError
+from greenroom.client.commands import Held
+from greenroom.client.transport import Request, Transport
+from greenroom.core.wire import url
 
-Run = Callable[[Command], Awaitable[Completed]]
-
-_READ = 'exec cat -- "$1"'
-_WRITE = 'mkdir -p -- "$(dirname -- "$1")" && exec cat > "$1"'
-
-
-async def read(run: Run, path: str) -> bytes:
-    """A file's content. Raises NotFoundError when it cannot be read."""
-    done = await run(_shell(_READ, path))
-    if done.exit_code:
-        raise NotFoundError(done.stderr.strip() or f"{path} cannot be read", path=path)
-    return done.stdout_bytes
+FILES_S = 600.0
+"""How long the next piece of an answer may take: a container may pack much, or run hooks first."""
 
 
-async def write(run: Run, path: str, data: bytes) -> None:
-    """Make or replace a file and the folders above it. Raises UsageError when that is refused."""
-    done = await run(_shell(_WRITE, path, stdin=data))
-    if done.exit_code:
-        raise UsageError(done.stderr.strip() or f"{path} cannot be written", path=path)
+async def read(transport: Transport, held: Held, path: str) -> bytes:
+    """One file's content. Raises NotFoundError, UsageError for what is no file."""
+    into = io.BytesIO()
+    await transport.fetch(Request("GET", _url(held, path, "file"), timeout_s=FILES_S), into)
+    return into.getvalue()
 
 
-def _shell(script: str, path: str, *, stdin: bytes = b"") -> Command:
-    return Command(("/bin/sh", "-c", script, "sh", path), stdin=stdin)
+async def write(transport: Transport, held: Held, path: str, data: bytes) -> None:
+    """Make or replace one file and the folders above it. Raises UsageError."""
+    await transport.ask(Request("PUT", _url(held, path, "file"), content=data, timeout_s=FILES_S))
+
+
+async def get_archive(transport: Transport, held: Held, path: str, into: IO[bytes]) -> None:
+    """A file or folder with its name, as a tar stream. Raises NotFoundError."""
+    await transport.fetch(Request("GET", _url(held, path, "tar"), timeout_s=FILES_S), into)
+
+
+async def put_archive(
+    transport: Transport, held: Held, folder: str, archive: bytes | IO[bytes]
+) -> None:
+    """Unpack a tar stream into a folder, made if there is none. Raises UsageError."""
+    await transport.ask(
+        Request("PUT", _url(held, folder, "tar"), content=archive, timeout_s=FILES_S)
+    )
+
+
+def _url(held: Held, path: str, form: str) -> str:
+    return url("claims", held.claim_id, "files", path=path, token=held.token, **{"as": form})

@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import secrets
 from collections.abc import AsyncIterable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict
 
 from greenroom.client.documents import Place
 from greenroom.core.errors import UsageError
-from greenroom.core.names import check_claim_id
+from greenroom.core.names import check_claim_id, member_id
 
 WAIT_S = 60.0
 """How long a claim waits for a container when it does not say, in seconds."""
@@ -27,6 +27,10 @@ class ClaimOptions(TypedDict, total=False):
     """How long to wait when none is ready; omitted: 60."""
     holder: str
     labels: Mapping[str, str]
+    priority: int
+    """From -100 to 100: which waiting claims come first; omitted: 0."""
+    heartbeat: float
+    """The claim ends when nobody is heard of for so long; an open block says it by itself."""
     env: Mapping[str, str]
     """Environment variables of every command."""
     secrets: Mapping[str, str]
@@ -68,10 +72,23 @@ class Wanted:
     discard: bool = False
     wait_saved: bool = True
     on_queued: Callable[[Place], object] | None = None
+    heartbeat_s: float = 0.0
 
     @property
     def claim_id(self) -> str:
         return str(self.body["claim_id"])
+
+    @property
+    def ids(self) -> list[str]:
+        """What is granted: the claim itself, or the members of a group."""
+        count = self.body.get("count", 1)
+        if count == 1:
+            return [self.claim_id]
+        return [member_id(self.claim_id, number) for number in range(1, count + 1)]
+
+    def group(self, count: int, *, partial: bool) -> Wanted:
+        """The same for ``count`` containers."""
+        return replace(self, body={**self.body, "count": count, "partial": partial})
 
     @classmethod
     def of(cls, pool: str, options: ClaimOptions) -> Wanted:
@@ -89,6 +106,8 @@ class Wanted:
             "files": {name: _base64(data) for name, data in options.get("files", {}).items()},
             "git_name": options.get("git_name", ""),
             "git_email": options.get("git_email", ""),
+            "priority": options.get("priority", 0),
+            "heartbeat_s": options.get("heartbeat", 0.0),
         }
         return cls(
             pool=pool,
@@ -98,6 +117,7 @@ class Wanted:
             discard=options.get("discard", False),
             wait_saved=options.get("wait_saved", True),
             on_queued=options.get("on_queued"),
+            heartbeat_s=options.get("heartbeat", 0.0),
         )
 
 

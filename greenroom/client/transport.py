@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 import httpx
 
@@ -22,6 +22,7 @@ _PAUSE_S = 0.05
 _PAUSE_MAX_S = 1.0
 _CONNECT_S = 10.0
 _LAST_S = 1.0
+_PIECE = 256 * 1024
 _AWAY = (502, 503, 504)
 """What a proxy says in place of an API that is being restarted."""
 
@@ -33,6 +34,8 @@ class Request:
     method: str
     path: str
     body: Any = None
+    content: bytes | IO[bytes] | None = None
+    """Raw bytes in place of a JSON body; a stream is read from its start."""
     timeout_s: float = PATIENCE_S
     again_s: float = RESTART_S
     """How long it is sent again after a broken connection; 0: it is sent once."""
@@ -60,11 +63,19 @@ class Transport:
 
     async def ask(self, request: Request) -> Any:  # noqa: ANN401 - JSON
         """The decoded answer. Raises any of ``greenroom.core.errors``."""
+        answer = await self._send(request, None)
+        return answer.json() if answer.content else None
+
+    async def fetch(self, request: Request, into: IO[bytes]) -> None:
+        """Have ``into`` hold the answer's bytes and nothing else. Raises as ``ask``."""
+        await self._send(request, into)
+
+    async def _send(self, request: Request, into: IO[bytes] | None) -> httpx.Response:
         give_up: float | None = None  # set when it first fails: an answer may be long in coming
         pause = _PAUSE_S
         while True:
             try:
-                return await self._once(request)
+                return await self._once(request, into)
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
                 if _forbidden(error):
                     raise UsageError(f"{self.address.url}: {error}: run as its owner") from error
@@ -93,17 +104,38 @@ class Transport:
             await asyncio.wait(self._background, timeout=_LAST_S)
         await self._client.aclose()
 
-    async def _once(self, request: Request) -> Any:  # noqa: ANN401 - JSON
-        timeout = httpx.Timeout(request.timeout_s, connect=_CONNECT_S, pool=None)
-        answer = await self._client.request(
-            request.method, request.path, json=request.body, timeout=timeout
+    async def _once(self, request: Request, into: IO[bytes] | None) -> httpx.Response:
+        content = request.content
+        asked = self._client.build_request(
+            request.method,
+            request.path,
+            json=request.body,
+            content=content if content is None or isinstance(content, bytes) else _pieces(content),
+            timeout=httpx.Timeout(request.timeout_s, connect=_CONNECT_S, pool=None),
         )
+        answer = await self._client.send(asked, stream=True)
+        try:
+            if answer.status_code < 400 and into is not None:
+                into.seek(0)
+                into.truncate()
+                async for piece in answer.aiter_raw():
+                    into.write(piece)
+                return answer
+            await answer.aread()
+        finally:
+            await answer.aclose()
         if answer.status_code >= 400:
             own = answer.headers.get("content-type", "").startswith("application/json")
             if answer.status_code in _AWAY and not own:
                 raise _AwayError(f"{answer.status_code} {answer.reason_phrase}")
             raise error_of(answer.status_code, answer.content)
-        return answer.json() if answer.content else None
+        return answer
+
+
+async def _pieces(content: IO[bytes]) -> AsyncIterator[bytes]:
+    content.seek(0)
+    while piece := content.read(_PIECE):
+        yield piece
 
 
 class _AwayError(Exception):

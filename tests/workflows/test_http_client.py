@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import json
 import os
 import signal
 import sys
+import tarfile
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -13,19 +16,22 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from greenroom.api import saved
 from greenroom.api.claims import ClaimDocument
 from greenroom.client import AsyncGreenroom, Greenroom
-from greenroom.client.documents import Grant
+from greenroom.client.documents import Grant, SavedRecord, ShownWork
 from greenroom.core.errors import (
     CommandError,
     CommandTimeoutError,
     ConflictError,
     EngineError,
+    FencedError,
     NoContainerError,
     NotFoundError,
     UsageError,
 )
 from greenroom.core.pool_messages import PoolStatus
+from greenroom.core.task_messages import RunResult
 from tests.workflows.api_lab import ENGINE, ApiLab, serving
 from tests.workflows.fake_engine import FakeEngine, engine
 from tests.workflows.pools import Pool
@@ -96,7 +102,12 @@ async def test_a_block_claims_arms_and_releases_with_the_work_saved(
 
 
 async def test_the_models_have_every_field_of_the_apis_documents() -> None:
-    assert set(ClaimDocument.model_fields) <= set(Grant.model_fields)
+    for theirs, ours in (
+        (ClaimDocument, Grant),
+        (saved.SavedClaim, SavedRecord),
+        (saved.ShownWork, ShownWork),
+    ):
+        assert set(theirs.model_fields) <= set(ours.model_fields)
 
 
 async def test_a_block_that_fails_saves_too_and_discard_does_not(
@@ -182,6 +193,149 @@ async def test_a_cancelled_block_and_a_cancelled_claim_hold_nothing(
         await lab.pool.until(nothing_claimed)
 
 
+# ── keeping, giving away, groups, saved work ─────────────────────────────────────────────────
+
+
+def end(lab: ApiLab, container: str, reason: str) -> None:
+    """As the host does when a lease ends."""
+    slot = lab.host.slots[container]
+    assert slot.lease is not None
+    ended = slot.lease.model_copy(update={"ended": True, "end_reason": reason})
+    lab.host.slots[container] = slot.model_copy(update={"lease": ended})
+
+
+async def test_an_open_block_beats_and_a_lost_claim_is_told(
+    lab: ApiLab, room: AsyncGreenroom
+) -> None:
+    async with room.pool(lab.pool.name).claim(claim_id="k1", heartbeat=1.0, priority=3) as claim:
+        beating = claim._beating
+        assert beating is not None
+        await lab.pool.until_true(lambda: len(lab.host.beats) >= 2)
+        assert set(lab.host.beats) == {claim.container}
+        end(lab, claim.container, "abandoned")
+        await beating
+        for call in (claim.exec(["true"]), claim.read("x"), claim.extend(60), claim.beat()):
+            with pytest.raises(NotFoundError, match="ended: abandoned"):
+                await call
+    async with room.pool(lab.pool.name).claim(heartbeat=1.0) as claim:
+        beating = claim._beating
+    assert beating is not None
+    assert beating.cancelled()
+
+
+async def test_a_hold_and_a_transfer(lab: ApiLab, room: AsyncGreenroom) -> None:
+    async with room.pool(lab.pool.name).claim(claim_id="t1", heartbeat=30) as claim:
+        before = claim.expires_at
+        assert await claim.hold(7200) == claim.expires_at > before
+        with pytest.raises(UsageError, match=r"lease\.max_hold"):
+            await claim.hold(2 * 86400)
+        old, token = claim.token, await claim.transfer("bob")
+        assert token > old
+        for call in (claim.exec(["true"]), claim.hold(60), claim.transfer("eve"), claim.release()):
+            with pytest.raises(FencedError, match="was given to bob"):
+                await call
+    # Leaving the block took nothing from bob.
+    theirs = await room.claim("t1")
+    assert (theirs.token, theirs.container) == (token, claim.container)
+    await theirs.extend(300)
+    await theirs.release()
+
+
+async def test_a_group_is_taken_released_and_asked_for_again_as_a_whole(
+    lab: ApiLab, room: AsyncGreenroom, wire: tuple[str, Wire]
+) -> None:
+    url, proxy = wire
+    async with AsyncGreenroom(url) as far:
+        proxy.losing = 1
+        async with far.pool(lab.pool.name).claim_many(2, claim_id="g") as claims:
+            assert [claim.id for claim in claims] == ["g.1", "g.2"]
+            assert (await lab.pool.status()).counts.claimed == 2
+            again = await room.pool(lab.pool.name).claim_many(2, claim_id="g")
+            assert [one.token for one in again] == [one.token for one in claims]
+    assert proxy.asked.count(b"POST /v1/pools/") == 2
+    await lab.pool.until(nothing_claimed)
+    assert sorted(end.claim_id for end in lab.pool.host.ends) == ["g.1", "g.2"]
+
+
+async def test_a_group_that_nobody_waits_for_any_more_is_given_back(
+    lab: ApiLab, room: AsyncGreenroom
+) -> None:
+    inside = asyncio.Event()
+
+    async def work() -> None:
+        async with room.pool(lab.pool.name).claim_many(2, partial=True):
+            inside.set()
+            await asyncio.Event().wait()
+
+    for entered in (True, False):
+        await lab.pool.until_ready(2)
+        inside.clear()
+        task = asyncio.create_task(work())
+        await (inside.wait() if entered else asyncio.sleep(0))
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await lab.pool.until(nothing_claimed)
+
+
+async def test_saved_work_is_listed_shown_exported_and_deleted(
+    lab: ApiLab, room: AsyncGreenroom, tmp_path: Path
+) -> None:
+    place = lab.state.paths.saved_claim(lab.pool.name, "s1")
+    place.mkdir(parents=True)
+    (place / "saved.json").write_text(json.dumps({"state": "saved", "changed": 1}))
+    (place / "changed.txt").write_text("M\ta.txt\n")
+    (work,) = await room.saved()
+    assert (work.record.claim_id, work.record.changed) == ("s1", 1)
+    assert await room.saved("another") == []
+    assert (await work.show()).changed_files == ("M\ta.txt",)
+    await work.export(tmp_path / "out.tar.gz")
+    with tarfile.open(tmp_path / "out.tar.gz") as packed:
+        assert sorted(packed.getnames()) == ["changed.txt", "saved.json"]
+    with pytest.raises(UsageError, match="cannot be written"):
+        await work.export(tmp_path / "none" / "out.tar.gz")
+    await work.delete()
+    await work.delete()
+    assert not place.exists()
+    with pytest.raises(NotFoundError):
+        await work.export(tmp_path / "again.tar.gz")
+    assert [name for name in os.listdir(tmp_path) if "tar.gz" in name] == ["out.tar.gz"]  # noqa: PTH208
+
+
+async def test_a_task_is_started_once_awaited_and_cancelled(
+    lab: ApiLab, wire: tuple[str, Wire]
+) -> None:
+    host, (url, proxy) = lab.pool.host, wire
+    async with AsyncGreenroom(url) as room:
+        pool = room.pool(lab.pool.name)
+        host.results["d1"] = RunResult(outcome="exited", exit_code=5)
+        proxy.losing = 1
+        task = await pool.start_task(["make", "it"], claim_id="d1", timeout=60)
+        assert (await pool.task("d1").wait()).exit_code == 5
+        assert [(run.command, run.timeout_s) for run in host.runs] == [(("make", "it"), 60)]
+        with pytest.raises(ConflictError):
+            await pool.start_task(["make", "it"], claim_id="d1")
+        host.gate("run_task:d2")
+        task = await pool.start_task(["sleep", "1000"], claim_id="d2")
+        await lab.pool.until_true(lambda: len(host.runs) == 2)
+        with pytest.raises(TimeoutError):
+            await task.wait(timeout=0.05)
+        await task.cancel()
+        with pytest.raises(NotFoundError, match="canceled"):
+            await task.wait()
+
+
+async def test_a_claim_that_waits_is_no_live_claim(lab: ApiLab, room: AsyncGreenroom) -> None:
+    await drained(lab)
+    waiting = asyncio.create_task(room.pool(lab.pool.name).claim(claim_id="w", wait=300).take())
+    await lab.pool.until(lambda status: status.queue == 1)
+    assert {one.claim_id for one in await room.claims()} == {"d0", "d1"}
+    with pytest.raises(NotFoundError, match="queued"):
+        await room.claim("w")
+    refilled(lab)
+    await waiting
+
+
 # ── commands and files ───────────────────────────────────────────────────────────────────────
 
 
@@ -209,8 +363,16 @@ async def test_commands_and_files(
         assert (fake_engine.workspace / "a" / "b c").read_text() == "text"
         await claim.write("/workspace/big", much)
         assert await claim.read("/workspace/big") == much
-        with pytest.raises(NotFoundError, match="No such file"):
+        await claim.write("empty", b"")  # relative to the work tree
+        assert await claim.read("empty") == b""
+        with pytest.raises(NotFoundError, match="there is no /workspace/none"):
             await claim.read("/workspace/none")
+        with pytest.raises(UsageError, match="not a plain file"):
+            await claim.read("/workspace/a")
+        packed = io.BytesIO()
+        await claim.get_archive("a", packed)
+        await claim.put_archive("/workspace/copy", packed)
+        assert (fake_engine.workspace / "copy" / "a" / "b c").read_text() == "text"
         with pytest.raises(UsageError):
             await claim.write("/proc/none", b"")
         with pytest.raises(UsageError, match="list of words"):
@@ -357,17 +519,30 @@ async def test_the_blocking_twin_does_the_same(lab: ApiLab, fake_engine: FakeEng
                 assert claim.extend(3000) > time.time() + 2000
                 assert [one.claim_id for one in room.claims()] == ["s1"]
                 assert room.claim("s1").token == claim.token
+                packed = io.BytesIO()
+                claim.get_archive("x", packed)
+                claim.put_archive("copies", packed)
+                assert claim.read("copies/x") == b"1"
+                assert claim.hold(7200) == claim.beat() == claim.expires_at
             with pytest.raises(ZeroDivisionError), pool.claim(claim_id="s2"):
                 raise ZeroDivisionError
             kept = pool.claim(claim_id="s3").take()
             with pytest.raises(CommandError):
                 kept.exec(["false"], check=True)
             assert kept.release(discard=True).saved is not None
+            with pool.claim_many(1, claim_id="s4", heartbeat=1.0) as (member,):
+                deadline = time.monotonic() + 30
+                while member.container not in lab.host.beats and time.monotonic() < deadline:
+                    time.sleep(0.02)  # the loop of the client's own thread beats meanwhile
+                assert member.container in lab.host.beats
+                member.transfer("bob")
+            room.claim("s4").release()
+            assert room.saved() == []
             assert pool.status().pool == room.pools()[0].pool
 
     await asyncio.to_thread(work)
     ends = [(end.claim_id, end.save) for end in lab.pool.host.ends]
-    assert ends == [("s1", True), ("s2", True), ("s3", False)]
+    assert ends == [("s1", True), ("s2", True), ("s3", False), ("s4", True)]
 
 
 async def test_an_interrupted_program_holds_nothing(lab: ApiLab) -> None:
