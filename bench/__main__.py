@@ -29,11 +29,12 @@ def main() -> None:
     size = 2 * targets.BATCH
     results: list[Result] = []
     with running(size) as stack:
-        results += targets.claims(stack, targets.QUIET, rounds, size)
-        results += targets.first_command(stack, 5 * rounds)
-        results.append(targets.refill(stack, size))
-        results += targets.command_line(stack, 5 * rounds)
-        results += targets.claims(stack, "refill and build", rounds, size)
+        for load in (targets.QUIET, targets.LOADED):
+            few = 5 * rounds if load == targets.QUIET else rounds
+            results += targets.claims(stack, load, rounds, size)
+            results += targets.first_command(stack, load, few)
+            results.append(targets.refill(stack, load, size))
+            results += targets.command_line(stack, load, few)
     results += keeper.measure(200 if options.quick else 1000)
     print(table(results))
     document = {"machine": _machine(), "results": as_json(results)}

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from bench.measure import Result, p50, p99, timed
@@ -15,6 +15,7 @@ from bench.stack import POOL, Stack, push
 from greenroom.cli.streaming import Kept, Order, stream
 
 BATCH = 10
+LOADED = "refill and build"
 QUIET = "quiet"
 """Nothing else goes on: the pool is full again before the next claim."""
 _ids = (f"b{os.getpid()}-{number}" for number in itertools.count())
@@ -91,86 +92,86 @@ def _claim_times(
     return times, stages
 
 
-def first_command(stack: Stack, rounds: int) -> list[Result]:
+def first_command(stack: Stack, load: str, rounds: int) -> list[Result]:
     """P3 and P4: claim to first command finished, against bare exec and the cold path."""
     ask = ["curl", "-s", "-o", "/dev/null", "--noproxy", "", "-x", "http://127.0.0.1:3128"]
     command = [*ask, "--fail", stack.allowed]
     whole, bare, first = [], [], []
     for _ in range(rounds):
-        stack.full(1)
-        ident = next(_ids)
-        granted: dict[str, Any] = {}
-
-        def work(ident: str = ident, granted: dict[str, Any] = granted) -> None:
-            granted.update(stack.claim(ident))
-            code = stream(stack.api, Order(ident, tuple(command)), Kept())
-            if code:
-                raise RuntimeError(f"the allowed request failed with {code}")
-
-        whole.append(timed(work))
-        docker_id = _docker_id(granted["container"])
-        bare.append(timed(lambda d=docker_id: _docker("exec", d, *command)))  # type: ignore[misc]
-        stack.give_back(ident)
-        stack.full(1)
-        other = next(_ids)
-        first.append(timed(lambda i=other: _claim_and_run(stack, i)))  # type: ignore[misc]
-        stack.give_back(other)
-    cold = timed(lambda: _cold(stack))
+        with _under(stack, load):
+            stack.full(1)
+            ident, other = next(_ids), next(_ids)
+            whole.append(timed(lambda i=ident: _claim_and_run(stack, i, *command)))  # type: ignore[misc]
+            docker_id = _docker_id(stack, ident)
+            bare.append(timed(lambda d=docker_id: _docker("exec", d, *command)))  # type: ignore[misc]
+            stack.full(1)
+            first.append(timed(lambda i=other: _claim_and_run(stack, i, "true")))  # type: ignore[misc]
+            stack.give_back(ident, other)
     ratio = p50(whole) / p50(bare)
+    cold = timed(lambda: _cold(stack))
     return [
         Result(
-            "P3", "claim to first command, one allowed request", "quiet", p50(whole), p99(whole),
+            "P3", "claim to first command, one allowed request", load, p50(whole), p99(whole),
             "bare docker exec of the same", p50(bare), ratio, "≤ 1.3", ratio <= 1.3, rounds,
         ),
         Result(
-            "P4", "cold path ÷ claim and `true` in it", "quiet", p50(first), p99(first),
+            "P4", "cold path ÷ claim and `true` in it", load, p50(first), p99(first),
             "cold path to `true`", cold, cold / p50(first), "≥ 300 where install takes 25 s",
             cold / p50(first) >= 300, rounds,
         ),
     ]  # fmt: skip
 
 
-def _claim_and_run(stack: Stack, ident: str) -> None:
+def _under(stack: Stack, load: str) -> AbstractContextManager[None]:
+    return nullcontext() if load == QUIET else loaded(stack)
+
+
+def _claim_and_run(stack: Stack, ident: str, *command: str) -> None:
     stack.claim(ident)
-    if stream(stack.api, Order(ident, ("true",)), Kept()):
-        raise RuntimeError("`true` failed")
+    if stream(stack.api, Order(ident, command), Kept()):
+        raise RuntimeError(f"{command} failed")
 
 
-def refill(stack: Stack, size: int) -> Result:
+def refill(stack: Stack, load: str, size: int) -> Result:
     """P6: a refill of BATCH against a plain loop of docker run with the same flags."""
     stack.full(size)
+    if load != QUIET:
+        push(stack)
+        stack.greenroom("refresh", POOL)
     held = [next(_ids) for _ in range(BATCH)]
     for ident in held:
         stack.claim(ident)
     ours = stack.full(size) * 1000
     stack.give_back(*held)
+    stack.until(lambda s: s["refresh"]["state"] == "idle" and s["counts"]["stale"] == 0)
     plain = _docker_run(stack, BATCH) * BATCH
     return Result(
-        "P6", f"refill of {BATCH}", "quiet", ours, None, "loop of docker run", plain,
+        "P6", f"refill of {BATCH}", load, ours, None, "loop of docker run", plain,
         ours / plain, "≤ 1.2", ours / plain <= 1.2,
     )  # fmt: skip
 
 
-def command_line(stack: Stack, rounds: int) -> list[Result]:
+def command_line(stack: Stack, load: str, rounds: int) -> list[Result]:
     """P10: wall time of the commands, processes and all."""
     claim_times, run_times = [], []
     for _ in range(rounds):
-        stack.full(2)
-        ident = next(_ids)
-        claim_times.append(
-            timed(lambda i=ident: stack.greenroom("claim", POOL, "--id", i))  # type: ignore[misc]
-        )
-        run_times.append(timed(lambda: stack.greenroom("run", POOL, "--", "true")))
-        stack.give_back(ident)
+        with _under(stack, load):
+            stack.full(2)
+            ident = next(_ids)
+            claim_times.append(
+                timed(lambda i=ident: stack.greenroom("claim", POOL, "--id", i))  # type: ignore[misc]
+            )
+            run_times.append(timed(lambda: stack.greenroom("run", POOL, "--", "true")))
+            stack.give_back(ident)
     bare = p50([timed(lambda: _docker("version")) for _ in range(rounds)])
     return [
         Result(
-            "P10", "`greenroom claim`", "quiet", p50(claim_times), p99(claim_times),
+            "P10", "`greenroom claim`", load, p50(claim_times), p99(claim_times),
             "`docker version`", bare, p50(claim_times) / bare, "≤ 0.35 s",
             p50(claim_times) <= 350, rounds,
         ),
         Result(
-            "P10", "`greenroom run -- true`", "quiet", p50(run_times), p99(run_times),
+            "P10", "`greenroom run -- true`", load, p50(run_times), p99(run_times),
             "`docker version`", bare, p50(run_times) / bare, "≤ 0.5 s", p50(run_times) <= 500,
             rounds,
         ),
@@ -211,7 +212,8 @@ def _docker_run(stack: Stack, count: int) -> float:
         _docker("rm", "-f", *names)
 
 
-def _docker_id(container: str) -> str:
+def _docker_id(stack: Stack, ident: str) -> str:
+    container = stack.api.get("claims", ident)["container"]
     label = f"label=greenroom.container={container}"
     return _docker("ps", "-q", "--no-trunc", "--filter", label).stdout.strip()
 
