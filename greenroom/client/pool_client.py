@@ -171,12 +171,16 @@ class PoolClient:
         return await patiently(once, within_s, refused_s=ANSWER_S)
 
     async def cancel_wait(self, pool: str, claim_id: str) -> None:
-        """Cancel a queued claim through its Wait; one that is unknown or closed is success."""
+        """Cancel a queued claim through its Wait; one that is unknown or closed is success.
+
+        The keeper's outbox starts the Wait a moment after the claim stands in the queue: before
+        that the keeper itself is told.
+        """
         handle = self.temporal.get_workflow_handle(wait_workflow_id(pool, claim_id))
         try:
             await patiently(handle.cancel, ANSWER_S)
         except NotFoundError:
-            return
+            await self.cancel_by_signal(pool, CancelClaim(claim_id=claim_id))
 
     async def lease(self, pool: str, claim_id: str) -> Lease | None:
         """The live lease of a claim; None when the keeper knows none."""
